@@ -1,0 +1,1 @@
+"""Train and inspect soft prompts on frozen language models."""

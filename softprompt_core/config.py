@@ -1,0 +1,248 @@
+"""The decisions a user makes, with their limits; forms, the command line and files all read them here."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any, Literal, Self, get_args
+
+import annotated_types
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from softprompt_core.errors import UserError
+
+Init = Literal[
+    "text", "sampled_vocab", "random", "random_uniform", "peft_random", "class_labels", "first_rows"
+]
+INITS: tuple[Init, ...] = get_args(Init)
+Schedule = Literal["linear", "cosine", "constant"]
+Dtype = Literal["auto", "fp32", "bf16", "fp16"]
+
+BUNDLED_MODEL = "bundled"
+BUNDLED_DATA = "complaints"
+DEFAULT_TEMPLATE = "Text: {text}\nLabel:"
+
+PASS_SETTINGS = (
+    "model", "device", "dtype", "data", "text_column", "label_column", "template", "max_tokens",
+    "split_seed", "virtual_tokens", "method",
+)
+"""Settings that runs must have in common to train in one model pass."""
+
+Name = Annotated[str, Field(max_length=80)]
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides a run; saved beside it and enough to repeat it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Name | None = Field(None, title="run name", description="What the run is called in lists.")
+    model: str = Field(
+        BUNDLED_MODEL,
+        min_length=1,
+        title="model",
+        description="'bundled', a folder with a Hugging Face model, or a hub id.",
+    )
+    data: str = Field(
+        BUNDLED_DATA,
+        min_length=1,
+        title="data",
+        description="A bundled name, a CSV, TSV or JSONL file, a folder with train/test files, or a hub id.",
+    )
+    text_column: str | None = Field(None, title="text column", description="Guessed when left out.")
+    label_column: str | None = Field(None, title="label column", description="Guessed when left out.")
+    template: str = Field(
+        DEFAULT_TEMPLATE,
+        min_length=1,
+        max_length=4_000,
+        title="template",
+        description="{text} is the text column; any column may be named. The label follows it.",
+    )
+    method: Literal["prompt"] = Field("prompt", title="method", description="How the model is adapted.")
+    init: Init = Field("text", title="initialisation", description="Where the virtual tokens start.")
+    init_text: str | None = Field(
+        None,
+        max_length=4_000,
+        title="initial text",
+        description="Words to start from (init text), and the hand-written prompt to compare with.",
+    )
+    init_range: float = Field(
+        0.5, gt=0, le=100, title="uniform range", description="random_uniform draws from ± this value."
+    )
+    virtual_tokens: int = Field(
+        20, ge=1, le=1_000, title="virtual tokens", description="P, the length of the soft prompt."
+    )
+    steps: int = Field(300, ge=1, le=1_000_000, title="steps", description="Optimiser steps.")
+    batch_size: int = Field(8, ge=1, le=4_096, title="batch size", description="Rows a step.")
+    lr: float = Field(0.03, gt=0, le=100, title="learning rate", description="Peak learning rate of AdamW.")
+    schedule: Schedule = Field("linear", title="schedule", description="Of the learning rate after warm-up.")
+    warmup: float = Field(0.05, ge=0, le=1, title="warm-up", description="Share of the steps.")
+    weight_decay: float = Field(
+        0.0, ge=0, le=10, title="weight decay", description="0 leaves unused rows where they are."
+    )
+    clip: float = Field(1.0, gt=0, le=1e6, title="gradient clip", description="Largest norm, per prompt.")
+    max_tokens: int = Field(
+        256, ge=8, le=131_072, title="longest row", description="Tokens; longer texts lose their left end."
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, title="seed", description="Of initialisation and order.")
+    split_seed: int = Field(
+        0, ge=0, le=2**31 - 1, title="split seed", description="Of the split, where the data has none."
+    )
+    eval_every: int | None = Field(
+        None, ge=1, le=1_000_000, title="evaluate every", description="Steps; left out, ten times a run."
+    )
+    device: str = Field("auto", title="device", description="auto, cpu, cuda, cuda:1 or mps.")
+    dtype: Dtype = Field("auto", title="dtype", description="Of the frozen weights.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_path(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if any(c in value for c in "/\\") or any(ord(c) < 32 for c in value) or not value.strip(" ."):
+            raise ValueError("it must be a plain name without '/', '\\' or control characters, and not empty")
+        return value.strip()
+
+    @field_validator("device")
+    @classmethod
+    def _device_is_known(cls, value: str) -> str:
+        kind, _, index = value.partition(":")
+        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+            raise ValueError("allowed are auto, cpu, cuda, cuda:N and mps")
+        return value
+
+    @model_validator(mode="after")
+    def _prompt_fits_row_limit(self) -> Self:
+        if self.init_text is not None and not self.init_text.strip() and self.init == "text":
+            raise ValueError("initial text: it is blank; write a few words or leave it out for the default")
+        return self
+
+    @property
+    def evaluation_interval(self) -> int:
+        """Steps between two looks at the validation split."""
+        return self.eval_every or max(1, math.ceil(self.steps / 10))
+
+    def pass_settings(self) -> tuple[Any, ...]:
+        """What runs must have in common to go through the model together."""
+        return tuple(getattr(self, name) for name in PASS_SETTINGS)
+
+    def with_changes(self, **changes: Any) -> TrainConfig:
+        """The same settings with some replaced, checked again."""
+        return parse_config({**self.model_dump(), **changes})
+
+
+class CompareConfig(BaseModel):
+    """A comparison: every initialisation with every seed, otherwise the same settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: TrainConfig = TrainConfig()
+    inits: tuple[Init, ...] = Field(("random", "text", "sampled_vocab"), min_length=1, title="initialisations")
+    seeds: int = Field(1, ge=1, le=50, title="seeds", description="Runs of each initialisation.")
+
+    @field_validator("inits")
+    @classmethod
+    def _inits_differ(cls, value: tuple[Init, ...]) -> tuple[Init, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("each initialisation may be named once")
+        return value
+
+    def arms(self) -> list[TrainConfig]:
+        """One settings object a run, ordered by initialisation, then seed."""
+        first = self.base.seed
+        return [
+            self.base.with_changes(init=init, seed=seed, name=None)
+            for init in self.inits
+            for seed in range(first, first + self.seeds)
+        ]
+
+
+def parse_config(values: dict[str, Any]) -> TrainConfig:
+    """Checked settings from plain values.
+
+    Raises UserError naming every mistake at once.
+    """
+    try:
+        return TrainConfig(**values)
+    except ValidationError as error:
+        raise UserError(_sentences(error, TrainConfig)) from None
+
+
+def parse_compare(base: TrainConfig, *, inits: list[str], seeds: int) -> CompareConfig:
+    """A checked comparison. Raises UserError naming every mistake at once."""
+    try:
+        return CompareConfig(base=base, inits=tuple(inits), seeds=seeds)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise UserError(_sentences(error, CompareConfig)) from None
+
+
+def config_from_json(text: str, *, origin: str) -> dict[str, Any]:
+    """The settings in a JSON text as a dict; `origin` names the file in messages.
+
+    Raises UserError when it is no JSON object or holds an unknown key.
+    """
+    try:
+        values = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{origin} is not valid JSON ({error}). Mend it or write settings as flags.") from None
+    if not isinstance(values, dict):
+        raise UserError(f'{origin} holds a {type(values).__name__}, not an object like {{"steps": 300}}.')
+    unknown = sorted(set(values) - set(TrainConfig.model_fields))
+    if unknown:
+        raise UserError(
+            f"{origin} has unknown settings: {', '.join(unknown)}. "
+            f"Allowed are {', '.join(TrainConfig.model_fields)}."
+        )
+    return values
+
+
+def limits(field: str) -> dict[str, float]:
+    """The numeric limits of a setting, keyed gt, ge, lt, le; for forms."""
+    return _limits(TrainConfig.model_fields[field])
+
+
+def _limits(info: FieldInfo) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for item in info.metadata:
+        for kind, key in (
+            (annotated_types.Gt, "gt"), (annotated_types.Ge, "ge"),
+            (annotated_types.Lt, "lt"), (annotated_types.Le, "le"),
+        ):
+            if isinstance(item, kind):
+                found[key] = getattr(item, key)
+    return found
+
+
+def _sentences(error: ValidationError, model: type[BaseModel]) -> str:
+    return " ".join(dict.fromkeys(_sentence(item, model) for item in error.errors()))
+
+
+def _sentence(item: Any, model: type[BaseModel]) -> str:
+    message = item["msg"].removeprefix("Value error, ")
+    if not item["loc"]:
+        return message[0].upper() + message[1:] + "."
+    key = str(item["loc"][0])
+    info = model.model_fields.get(key)
+    if info is None:
+        return f"Unknown setting {key!r}; allowed are {', '.join(model.model_fields)}."
+    title, given = info.title or key, _short(item["input"])
+    kind = item["type"]
+    if kind == "value_error":
+        return f"{title}: {given} was given; {message}."
+    if kind == "literal_error":
+        allowed = item["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{title}: {given} was given; allowed are {allowed}."
+    found = _limits(info)
+    if found:
+        low = f"above {found['gt']:g}" if "gt" in found else f"at least {found.get('ge', 0):g}"
+        high = f" and at most {found['le']:g}" if "le" in found else ""
+        whole = "whole number" if "int" in str(info.annotation) else "number"
+        default = "" if info.default is None else f"; {info.default:g} is a sound start"
+        return f"{title}: {given} was given; allowed is a {whole} {low}{high}{default}."
+    return f"{title}: {given} was given; {message[0].lower() + message[1:]}."
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,157 @@
+"""How good a prompt is: loss, perplexity, accuracy, macro-F1, and the figures to hold them against.
+
+The score of a label for a row is the sum of log p over its tokens, EOS included; the highest wins. Loss is
+−log p of the right label's tokens, summed over rows and divided by their number; perplexity is exp(loss).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from sklearn.metrics import f1_score
+
+from softprompt_core.data import Example, TokenisedTask, text_token_ids
+from softprompt_core.layouts import LayoutName, Row, continuation_scores, plan
+from softprompt_core.models import BaseModel
+
+PASS_TOKENS = 2_048
+"""Text and label tokens that go through the model at once when scoring."""
+
+
+class Cancelled(Exception):
+    """Raised inside long evaluations when the caller's `should_stop` says so."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one prompt on some rows; predictions: [rows] label numbers."""
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+    rows: int
+    predictions: np.ndarray
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), infinite where it overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def label_scores(
+    base: BaseModel,
+    prompt: torch.Tensor,
+    contexts: Sequence[Sequence[int]],
+    label_ids: Sequence[Sequence[int]],
+    *,
+    layout: LayoutName,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Log p of every label after every text, [rows, labels] float64; prompt: [P, H], P may be 0."""
+    scores = np.zeros((len(contexts), len(label_ids)))
+    order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
+    lead = prompt.to(base.device, torch.float32)[None]
+    for chunk in _chunks(order, contexts, label_ids):
+        if should_stop():
+            raise Cancelled
+        rows = [Row(contexts[i], label_ids) for i in chunk]
+        with torch.inference_mode():
+            found = continuation_scores(base, lead, plan([rows], prompt_length=len(prompt), layout=layout))
+        scores[chunk] = found.view(len(chunk), len(label_ids)).double().cpu().numpy()
+    return scores
+
+
+def _chunks(
+    order: list[int], contexts: Sequence[Sequence[int]], label_ids: Sequence[Sequence[int]]
+) -> Iterator[list[int]]:
+    labels = sum(len(ids) for ids in label_ids)
+    chunk: list[int] = []
+    size = 0
+    for i in order:
+        cost = len(contexts[i]) + labels
+        if chunk and size + cost > PASS_TOKENS:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(i)
+        size += cost
+    if chunk:
+        yield chunk
+
+
+def evaluate(
+    base: BaseModel,
+    prompt: torch.Tensor,
+    examples: Sequence[Example],
+    label_ids: Sequence[Sequence[int]],
+    *,
+    layout: LayoutName,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """The figures of a prompt [P, H] on labelled rows; raises Cancelled when `should_stop` says so."""
+    scores = label_scores(
+        base, prompt, [e.context for e in examples], label_ids, layout=layout, should_stop=should_stop
+    )
+    right = np.array([e.label for e in examples])
+    predictions = scores.argmax(1)
+    tokens = sum(len(label_ids[label]) for label in right)
+    return Evaluation(
+        loss=float(-scores[np.arange(len(right)), right].sum() / tokens),
+        accuracy=float((predictions == right).mean()),
+        macro_f1=_macro_f1(right, predictions),
+        rows=len(right),
+        predictions=predictions,
+    )
+
+
+def _macro_f1(right: np.ndarray, predictions: np.ndarray) -> float:
+    """Mean F1 over the labels that occur in the rows, each label weighing the same."""
+    return float(f1_score(right, predictions, labels=np.unique(right), average="macro", zero_division=0.0))
+
+
+def accuracy_interval(accuracy: float, rows: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an accuracy measured on so many rows (Wilson 1927)."""
+    found = binomtest(round(accuracy * rows), rows).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def majority(tokens: TokenisedTask, *, split: str = "test") -> dict[str, Any]:
+    """Accuracy and macro-F1 of always giving the training rows' most frequent label."""
+    common = Counter(e.label for e in tokens.splits["train"]).most_common(1)[0][0]
+    right = np.array([e.label for e in tokens.splits[split]])
+    always = np.full_like(right, common)
+    return {
+        "label": tokens.task.labels[common],
+        "accuracy": float((right == always).mean()),
+        "macro_f1": _macro_f1(right, always),
+    }
+
+
+def hard_prompt(base: BaseModel, text: str) -> torch.Tensor:
+    """A hand-written prompt as the rows of its tokens, [P, H] float32, ending in a line break."""
+    ids = text_token_ids(text.rstrip() + "\n", base.tokenizer) if text else []
+    if not ids:
+        return torch.zeros(0, base.hidden_size)
+    with torch.no_grad():
+        return base.module.get_input_embeddings()(torch.tensor([ids], device=base.device))[0].float().cpu()
+
+
+def document(evaluation: Evaluation) -> dict[str, Any]:
+    """The figures as the keys that other programs read."""
+    return {
+        "loss": evaluation.loss,
+        "perplexity": evaluation.perplexity,
+        "accuracy": evaluation.accuracy,
+        "macro_f1": evaluation.macro_f1,
+        "rows": evaluation.rows,
+    }

@@ -1,0 +1,1 @@
+"""Ways to run training jobs behind one protocol."""

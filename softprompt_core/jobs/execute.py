@@ -1,0 +1,95 @@
+"""Consuming the training generator into the store: the same code for thread, process and command line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from softprompt_core.config import TrainConfig
+from softprompt_core.errors import UserError
+from softprompt_core.records import EndRecord, LogRecord, Record
+from softprompt_core.store import HEARTBEAT_SECONDS, Store
+
+FLUSH_SECONDS = 0.25
+log = logging.getLogger(__name__)
+
+
+def execute(
+    store: Store,
+    runs: Mapping[str, TrainConfig],
+    control: object,
+    *,
+    owner: str,
+    on_record: Callable[[Record], None] = lambda record: None,
+) -> None:
+    """Trains claimed runs and keeps every record; whatever happens, each run ends with a status.
+
+    `control` is a training.Control. A UserError becomes the run's reason; anything else is logged with
+    its traceback and named in the reason.
+    """
+    with beating(store, list(runs), owner=owner):
+        ended: set[str] = set()
+        try:
+            for record in _trained(store, runs, control):
+                on_record(record)
+                if isinstance(record, EndRecord):
+                    ended.add(record.run_id)
+        except UserError as error:
+            _fail(store, set(runs) - ended, str(error), on_record)
+        except Exception as error:
+            log.exception("training failed: %s", ", ".join(runs))
+            reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
+            _fail(store, set(runs) - ended, reason, on_record)
+
+
+def _trained(store: Store, runs: Mapping[str, TrainConfig], control: object) -> Iterator[Record]:
+    """Every record, after it has been handed to the store; kept in batches of FLUSH_SECONDS."""
+    from softprompt_core.training import Control, train
+
+    assert isinstance(control, Control)
+    waiting: list[Record] = []
+    flushed = 0.0
+    try:
+        for record in train(runs, control=control):
+            waiting.append(record)
+            if time.monotonic() - flushed >= FLUSH_SECONDS or isinstance(record, EndRecord):
+                store.append(waiting)
+                flushed = time.monotonic()
+                waiting = []
+            yield record
+    finally:
+        with contextlib.suppress(UserError):
+            store.append(waiting)
+
+
+def _fail(store: Store, run_ids: set[str], reason: str, on_record: Callable[[Record], None]) -> None:
+    for run_id in sorted(run_ids):
+        records: list[Record] = [LogRecord(run_id, "error", reason), EndRecord(run_id, "failed", reason)]
+        store.append(records)
+        for record in records:
+            on_record(record)
+
+
+@contextmanager
+def beating(store: Store, run_ids: list[str], *, owner: str) -> Iterator[None]:
+    """Tells the store every second that these runs are still worked on."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            try:
+                store.heartbeat(run_ids, owner=owner)
+            except Exception:
+                log.exception("heartbeat failed")
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

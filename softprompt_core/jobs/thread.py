@@ -1,0 +1,147 @@
+"""The default runner: one background thread a device, sharing the frozen model with the page."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from softprompt_core.config import TrainConfig
+from softprompt_core.jobs.execute import execute
+from softprompt_core.records import EndRecord, LogRecord
+from softprompt_core.store import HEARTBEAT_SECONDS, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Job:
+    """Runs that go through the model together, waiting or at work."""
+
+    run_ids: list[str]
+    configs: dict[str, TrainConfig]
+    stopped: set[str]
+    control: object | None = None
+
+
+class ThreadRunner:
+    """Queues jobs per device and runs one at a time on each; implements jobs.protocol.Runner."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owner = f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._changed = threading.Condition()
+        self._waiting: dict[str, list[_Job]] = {}
+        self._working: dict[str, _Job] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._is_closed = False
+        self._keeper = threading.Thread(target=self._keep_queue, name="queue-heartbeat", daemon=True)
+        self._keeper.start()
+
+    def submit(self, configs: Sequence[TrainConfig]) -> list[str]:
+        """The ids of new runs, in order; they train together where their settings allow it."""
+        group = f"group-{secrets.token_hex(4)}" if len(configs) > 1 else None
+        run_ids = [self._store.create(config, group_id=group) for config in configs]
+        by_pass: dict[tuple[object, ...], _Job] = {}
+        for run_id, config in zip(run_ids, configs, strict=True):
+            key = config.pass_settings()
+            job = by_pass.setdefault(key, _Job([], {}, set()))
+            job.run_ids.append(run_id)
+            job.configs[run_id] = config
+        with self._changed:
+            for job in by_pass.values():
+                device = next(iter(job.configs.values())).device
+                self._waiting.setdefault(device, []).append(job)
+                if device not in self._threads:
+                    self._threads[device] = threading.Thread(
+                        target=self._work, args=(device,), name=f"training-{device}", daemon=True
+                    )
+                    self._threads[device].start()
+            self._changed.notify_all()
+        self._store.heartbeat(run_ids, owner=self._owner)
+        return run_ids
+
+    def stop(self, run_id: str) -> bool:
+        """Whether the run was queued or at work here and has been asked to stop."""
+        from softprompt_core.training import Control
+
+        with self._changed:
+            for jobs in self._waiting.values():
+                for job in jobs:
+                    if run_id in job.run_ids:
+                        job.run_ids.remove(run_id)
+                        del job.configs[run_id]
+                        self._end_queued(run_id)
+                        return True
+            for job in self._working.values():
+                if run_id in job.run_ids:
+                    job.stopped.add(run_id)
+                    if isinstance(job.control, Control):
+                        job.control.stop(run_id)
+                    self._store.append([LogRecord(run_id, "info", "asked to stop")])
+                    return True
+        return False
+
+    def queue(self) -> list[str]:
+        """Ids of waiting runs in the order in which they will start."""
+        with self._changed:
+            return [i for jobs in self._waiting.values() for job in jobs for i in job.run_ids]
+
+    def close(self) -> None:
+        """Stops everything and returns when the best prompts have been saved."""
+        with self._changed:
+            self._is_closed = True
+            waiting = [i for jobs in self._waiting.values() for job in jobs for i in job.run_ids]
+            working = [i for job in self._working.values() for i in job.run_ids]
+            self._changed.notify_all()
+        for run_id in waiting + working:
+            self.stop(run_id)
+        for thread in list(self._threads.values()):
+            thread.join(timeout=60)
+
+    def _end_queued(self, run_id: str) -> None:
+        reason = "Stopped by the user before it started."
+        self._store.append([LogRecord(run_id, "info", reason), EndRecord(run_id, "stopped", reason)])
+
+    def _work(self, device: str) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting.get(device):
+                    if self._is_closed:
+                        return
+                    self._changed.wait()
+                job = self._waiting[device].pop(0)
+                self._working[device] = job
+            try:
+                self._run(job)
+            except Exception:
+                log.exception("a job could not be run: %s", ", ".join(job.run_ids))
+            finally:
+                with self._changed:
+                    self._working.pop(device, None)
+
+    def _run(self, job: _Job) -> None:
+        from softprompt_core.training import Control
+
+        if not job.run_ids or not self._store.claim(job.run_ids, owner=self._owner):
+            return
+        with self._changed:
+            job.control = control = Control()
+            for run_id in job.stopped:
+                control.stop(run_id)
+        execute(self._store, job.configs, control, owner=self._owner)
+
+    def _keep_queue(self) -> None:
+        """Says every second that waiting runs still have someone who will start them."""
+        while not self._is_closed:
+            with self._changed:
+                self._changed.wait(HEARTBEAT_SECONDS)
+            waiting = self.queue()
+            if waiting:
+                try:
+                    self._store.heartbeat(waiting, owner=self._owner)
+                except Exception:
+                    log.exception("heartbeat of the queue failed")

@@ -1,0 +1,236 @@
+"""Frozen base models: load once, share everywhere, say plainly why one cannot be used.
+
+Heavy libraries are imported inside the functions, so that the page is up before they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softprompt_core.config import BUNDLED_MODEL
+from softprompt_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "model"
+_LOCK = threading.RLock()
+_MODELS: dict[tuple[str, str, str], BaseModel] = {}
+_TOKENIZERS: dict[str, Any] = {}
+KEPT_MODELS = 2
+"""Loaded models kept in memory at most; the one used longest ago goes first."""
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen causal language model with its tokenizer; compared by identity, shared between threads."""
+
+    name: str
+    module: Any
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+    hidden_size: int
+    vocab_size: int
+    context: int | None
+    revision: str
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    @cached_property
+    def forward_arguments(self) -> frozenset[str]:
+        """Names that the model's forward pass accepts."""
+        return frozenset(inspect.signature(self.module.forward).parameters)
+
+    @cached_property
+    def window(self) -> int | None:
+        """The narrowest sliding attention window in tokens, None when every layer sees everything."""
+        value = getattr(self.module.config, "sliding_window", None)
+        if not value or not getattr(self.module.config, "use_sliding_window", True):
+            return None
+        return int(value)
+
+    @cached_property
+    def table(self) -> torch.Tensor:
+        """What the embedding module gives for every id: [V, H] float32 on the CPU."""
+        import torch
+
+        module = self.module.get_input_embeddings()
+        parts = []
+        with torch.no_grad():
+            for ids in torch.arange(self.vocab_size, device=self.device).split(16_384):
+                parts.append(module(ids[None])[0].float().cpu())
+        return torch.cat(parts)
+
+
+def embedding_table(base: BaseModel) -> torch.Tensor:
+    """The embedding module's output for every id, [V, H] float32 on the CPU; computed once a model."""
+    with _LOCK:
+        return base.table
+
+
+def locate(name: str) -> str:
+    """The folder or hub id that a model name means, without loading anything.
+
+    Raises UserError for a path that holds no model.
+    """
+    if name == BUNDLED_MODEL:
+        return str(BUNDLED_FOLDER)
+    path = Path(name).expanduser()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep + os.sep in name
+    if not path.is_dir():
+        if looks_like_path or path.exists():
+            raise UserError(
+                f"There is no model folder at {name!r}. Give a folder with config.json and safetensors "
+                f"weights, a hub id such as 'bigscience/bloomz-560m', or '{BUNDLED_MODEL}'."
+            )
+        return name
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"The folder {name!r} has no config.json, so it is no Hugging Face model. "
+            "Give the folder that save_pretrained wrote."
+        )
+    if not any(path.glob("*.safetensors")):
+        raise UserError(
+            f"The folder {name!r} has no .safetensors weights; pickled weights are never loaded. "
+            "Convert them with model.save_pretrained(folder, safe_serialization=True)."
+        )
+    return str(path)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, cached. Raises UserError when there is none."""
+    with _LOCK:
+        if name not in _TOKENIZERS:
+            from transformers import AutoTokenizer
+
+            try:
+                _TOKENIZERS[name] = AutoTokenizer.from_pretrained(locate(name))
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(_not_loadable(name, "tokenizer", error)) from None
+        return _TOKENIZERS[name]
+
+
+def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseModel:
+    """The named model, frozen and in evaluation mode; loaded once and shared.
+
+    Raises UserError when it cannot be found, is no causal language model, or has no word embeddings.
+    """
+    with _LOCK:
+        chosen = choose_device(device)
+        key = (name, str(chosen), str(choose_dtype(dtype, chosen)))
+        base = _MODELS.pop(key, None) or _load(name, chosen, choose_dtype(dtype, chosen))
+        while len(_MODELS) >= KEPT_MODELS:
+            _MODELS.pop(next(iter(_MODELS)))
+        _MODELS[key] = base
+        return base
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The torch device for 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'. Raises UserError if it is not there."""
+    import torch
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
+    kind, _, index = wanted.partition(":")
+    if kind not in there:
+        raise UserError(f"device: {wanted!r} was given; allowed are auto, cpu, cuda, cuda:N and mps.")
+    if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
+        have = ", ".join(kind for kind, present in there.items() if present)
+        raise UserError(f"device: {wanted!r} is not on this machine, which has {have}. Choose one or 'auto'.")
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype of the frozen weights; auto is float32 on a CPU and bfloat16 on a GPU that has it."""
+    import torch
+
+    if wanted == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    place = locate(name)
+    tokenizer = load_tokenizer(name)
+    try:
+        config = AutoConfig.from_pretrained(place)
+    except Exception as error:
+        raise UserError(_not_loadable(name, "configuration", error)) from None
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"Model {name!r} is an encoder–decoder; only causal language models can be tuned here. "
+            "Choose one such as 'bigscience/bloomz-560m'."
+        )
+    try:
+        module = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+    except Exception as error:
+        raise UserError(_not_loadable(name, "model", error)) from None
+    embeddings = input_embeddings(module, name)
+    module.eval().requires_grad_(False).to(device)
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return BaseModel(
+        name=name,
+        module=module,
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+        hidden_size=int(embeddings.weight.shape[1]),
+        vocab_size=int(embeddings.weight.shape[0]),
+        context=int(limit) if limit else None,
+        revision=getattr(config, "_commit_hash", None) or _fingerprint(Path(place)),
+    )
+
+
+def input_embeddings(module: Any, name: str) -> Any:
+    """The module that turns token ids into vectors. Raises UserError when the model has none."""
+    try:
+        embeddings = module.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        embeddings = None
+    weight = getattr(embeddings, "weight", None)
+    if weight is None or weight.ndim != 2:
+        raise UserError(
+            f"Model {name!r} has no table of word embeddings, so no soft prompt can be placed before its "
+            "text. Choose a causal language model that reads tokens."
+        )
+    return embeddings
+
+
+def _not_loadable(name: str, what: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:200]
+    if "Unrecognized configuration class" in str(error):
+        reason = "its architecture is no causal language model that reads tokens"
+    return (
+        f"The {what} of {name!r} could not be loaded ({reason.rstrip('.')}). Give '{BUNDLED_MODEL}', a folder "
+        "with config.json, tokenizer and safetensors weights, or the hub id of a causal language model."
+    )
+
+
+def _fingerprint(folder: Path) -> str:
+    """A short hash of a local model folder: its config, and name, size and first megabyte of its weights."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) + [folder / "config.json"]:
+        digest.update(json.dumps([path.name, path.stat().st_size]).encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(1 << 20))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,50 @@
+"""Using prompts: classify texts, each row with its own prompt if need be, through one frozen model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from softprompt_core.config import TrainConfig
+from softprompt_core.data import Task, tokenise
+from softprompt_core.evaluation import label_scores
+from softprompt_core.layouts import LayoutName
+from softprompt_core.models import BaseModel
+
+
+def predict(
+    base: BaseModel,
+    prompt: torch.Tensor,
+    rows: Sequence[dict[str, str]],
+    *,
+    config: TrainConfig,
+    labels: Sequence[str],
+    text_column: str,
+    layout: LayoutName = "concatenated",
+) -> list[dict[str, Any]]:
+    """Per row its likeliest label, log p of every label, and those as shares that sum to one.
+
+    prompt: [P, H]; rows hold every column that the template names.
+    """
+    label_column = "label" if text_column != "label" else "label_"
+    task = Task(
+        name="texts", labels=tuple(labels), columns=(*rows[0], label_column), text_column=text_column,
+        label_column=label_column, dropped_rows=0,
+        splits={"test": [{**row, label_column: labels[0]} for row in rows]},
+    )
+    tokens = tokenise(task, base.tokenizer, config, context=base.context)
+    contexts = [e.context for e in tokens.splits["test"]]
+    scores = label_scores(base, prompt, contexts, tokens.label_ids, layout=layout)
+    shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
+    return [
+        {
+            "text": row[text_column],
+            "label": labels[int(found.argmax())],
+            "scores": dict(zip(labels, found.tolist(), strict=True)),
+            "probabilities": dict(zip(labels, share.tolist(), strict=True)),
+        }
+        for row, found, share in zip(rows, scores, shares, strict=True)
+    ]

@@ -1,0 +1,412 @@
+"""Runs on disk: a SQLite file for live state and metrics, a folder a run for what must open anywhere.
+
+Written for many readers and one writer a run: WAL, short transactions, files written aside and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from softprompt_core.config import TrainConfig, parse_config
+from softprompt_core.errors import UserError
+from softprompt_core.records import (
+    ENDED, EndRecord, EvalRecord, FloatArray, LogRecord, Record, RunInfo, Snapshot, StartRecord, Status,
+    StepRecord,
+)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+  run_id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, group_id TEXT,
+  created REAL NOT NULL, updated REAL NOT NULL, config TEXT NOT NULL, result TEXT NOT NULL DEFAULT '{}',
+  reason TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL,
+  owner TEXT, heartbeat REAL);
+CREATE INDEX IF NOT EXISTS runs_created ON runs(created);
+CREATE INDEX IF NOT EXISTS runs_group ON runs(group_id);
+CREATE TABLE IF NOT EXISTS metrics (
+  run_id TEXT NOT NULL, step INTEGER NOT NULL, epoch REAL, loss REAL, learning_rate REAL,
+  gradient_norm REAL, tokens INTEGER, seconds REAL, PRIMARY KEY (run_id, step)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS evals (
+  run_id TEXT NOT NULL, step INTEGER NOT NULL, split TEXT NOT NULL, source TEXT NOT NULL, loss REAL,
+  accuracy REAL, macro_f1 REAL, rows INTEGER, PRIMARY KEY (run_id, step, split, source)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS logs (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, time REAL NOT NULL, level TEXT NOT NULL, text TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS logs_run ON logs(run_id, id);
+"""
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+HEARTBEAT_SECONDS = 1.0
+LEASE_SECONDS = 15.0
+
+
+class Store:
+    """One runs folder. `clock` gives seconds since 1970."""
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.root = Path(root)
+        self._clock = clock
+        self._local = threading.local()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with self._write() as db:
+                db.executescript(SCHEMA)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UserError(
+                f"The runs folder {str(self.root)!r} cannot be written ({error}). "
+                "Choose another with --runs-dir."
+            ) from None
+
+    # ------------------------------------------------------------------ runs
+
+    def create(
+        self, config: TrainConfig, *, group_id: str | None = None, status: Status = "queued"
+    ) -> str:
+        """The id of a new run whose settings are saved in its folder."""
+        now = self._clock()
+        label = re.sub(r"[^a-z0-9]+", "-", Path(config.data).stem.lower()).strip("-")[:24] or "data"
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+        run_id = f"{stamp}-{label}-{config.init.replace('_', '-')}-{secrets.token_hex(2)}"
+        name = config.name or f"{label} · {config.init} · seed {config.seed}"
+        folder = self.root / run_id
+        folder.mkdir()
+        write_json(folder / "config.json", config.model_dump())
+        write_json(folder / "run.json", {"name": name, "group_id": group_id, "created": now})
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO runs (run_id, name, status, group_id, created, updated, config, steps) "
+                "VALUES (?,?,?,?,?,?,?,?)",
+                (run_id, name, status, group_id, now, now, config.model_dump_json(), config.steps),
+            )
+        return run_id
+
+    def run(self, run_id: str) -> RunInfo:
+        """What is known of one run. Raises UserError when there is none of that id."""
+        row = self._read().execute("SELECT * FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise UserError(f"There is no run {run_id!r} in {self.root}. 'softprompt runs list' names them all.")
+        return _run_info(row)
+
+    def runs(self, *, limit: int = 10_000) -> list[RunInfo]:
+        """Every run, newest first."""
+        rows = self._read().execute("SELECT * FROM runs ORDER BY created DESC, rowid DESC LIMIT ?", (limit,))
+        return [_run_info(row) for row in rows]
+
+    def group(self, group_id: str) -> list[RunInfo]:
+        """The runs of one comparison in the order in which they were made."""
+        rows = self._read().execute("SELECT * FROM runs WHERE group_id = ? ORDER BY rowid", (group_id,))
+        return [_run_info(row) for row in rows]
+
+    def config(self, run_id: str) -> TrainConfig:
+        """The settings of one run."""
+        return parse_config(self.run(run_id).config)
+
+    def rename(self, run_id: str, name: str) -> None:
+        """Gives a run another name. Raises UserError when the name could be a path."""
+        clean = parse_config({"name": name}).name
+        info = self.run(run_id)
+        with self._write() as db:
+            db.execute("UPDATE runs SET name = ? WHERE run_id = ?", (clean, run_id))
+        facts = {"name": clean, "group_id": info.group_id, "created": info.created}
+        if self.folder(run_id).is_dir():
+            write_json(self.folder(run_id) / "run.json", facts)
+
+    def delete(self, run_id: str) -> None:
+        """Forgets a run and removes its folder. Raises UserError while it is at work."""
+        if self.run(run_id).status not in ENDED:
+            raise UserError(f"Run {run_id!r} is still at work. Stop it first, then delete it.")
+        with self._write() as db:
+            for table in ("metrics", "evals", "logs", "runs"):
+                db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+
+    def folder(self, run_id: str) -> Path:
+        """Where the files of a run lie. Raises UserError for an id that could leave the runs folder."""
+        if not RUN_ID.fullmatch(run_id):
+            raise UserError(f"{run_id!r} is no run id. 'softprompt runs list' names them all.")
+        return self.root / run_id
+
+    # ----------------------------------------------------------------- state
+
+    def claim(self, run_ids: Sequence[str], *, owner: str) -> bool:
+        """Whether all of these runs, still queued, now belong to `owner` and are running."""
+        marks = ",".join("?" * len(run_ids))
+        with self._write() as db:
+            free = db.execute(
+                f"SELECT count(*) FROM runs WHERE run_id IN ({marks}) AND status = 'queued'", run_ids
+            ).fetchone()[0]
+            if free != len(run_ids):
+                return False
+            now = self._clock()
+            db.execute(
+                f"UPDATE runs SET status = 'running', owner = ?, heartbeat = ?, updated = ? "
+                f"WHERE run_id IN ({marks})",
+                (owner, now, now, *run_ids),
+            )
+        return True
+
+    def heartbeat(self, run_ids: Sequence[str], *, owner: str) -> None:
+        """Says that `owner` still works on, or keeps in its queue, these runs."""
+        with self._write() as db:
+            db.executemany(
+                "UPDATE runs SET heartbeat = ?, owner = ? WHERE run_id = ?",
+                [(self._clock(), owner, run_id) for run_id in run_ids],
+            )
+
+    def set_status(self, run_id: str, status: Status, *, reason: str = "") -> None:
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET status = ?, reason = ?, updated = ? WHERE run_id = ?",
+                (status, reason, self._clock(), run_id),
+            )
+
+    def mark_interrupted(self) -> list[str]:
+        """The runs whose process has gone without ending them, now marked interrupted."""
+        now, lost = self._clock(), []
+        for row in self._read().execute(
+            "SELECT run_id, owner, heartbeat, created FROM runs WHERE status IN ('queued','running','paused')"
+        ).fetchall():
+            beat = row["heartbeat"] or row["created"]
+            if _owner_is_gone(row["owner"]) or now - beat > LEASE_SECONDS:
+                lost.append(row["run_id"])
+        for run_id in lost:
+            self.set_status(run_id, "interrupted", reason="The program ended before the run did.")
+        return lost
+
+    # --------------------------------------------------------------- writing
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Adds what training yielded, in one transaction; prompts go to the run's folder."""
+        records = list(records)
+        for record in records:
+            if isinstance(record, Snapshot):
+                self._save_prompt(record)
+            elif isinstance(record, StartRecord):
+                write_json(self.folder(record.run_id) / "facts.json", record.facts)
+        now = self._clock()
+        with self._write() as db:
+            for record in records:
+                _insert(db, record, now)
+        for record in records:
+            if isinstance(record, EndRecord):
+                self._save_ending(record)
+
+    def facts(self, run_id: str) -> dict[str, Any]:
+        """What a run was made on (`StartRecord.facts`); empty before the run has started."""
+        path = self.folder(run_id) / "facts.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def update_result(self, run_id: str, values: dict[str, Any]) -> None:
+        """Adds to the result of a run that has ended."""
+        result = {**self.run(run_id).result, **values}
+        with self._write() as db:
+            db.execute("UPDATE runs SET result = ? WHERE run_id = ?", (json.dumps(result), run_id))
+        write_json(self.folder(run_id) / "result.json", result)
+
+    def _save_prompt(self, record: Snapshot) -> None:
+        folder = self.folder(record.run_id)
+        if record.kind == "selected":
+            write_tensors(folder / "prompt.safetensors", {"prompt_embeddings": record.prompt}, step=record.step)
+        if record.kind == "trajectory":
+            steps, prompts = self.snapshots(record.run_id)
+            keep = steps != record.step
+            write_tensors(
+                folder / "snapshots.safetensors",
+                {
+                    "steps": np.append(steps[keep], record.step).astype(np.int64),
+                    "prompts": np.concatenate([prompts[keep], record.prompt[None]])
+                    if len(steps) else record.prompt[None],
+                },
+            )
+        write_tensors(folder / "live.safetensors", {"prompt_embeddings": record.prompt}, step=record.step)
+
+    def _save_ending(self, record: EndRecord) -> None:
+        folder = self.folder(record.run_id)
+        with write_aside(folder / "metrics.jsonl") as file:
+            for row in self._read().execute("SELECT * FROM metrics WHERE run_id = ? ORDER BY step", (record.run_id,)):
+                file.write(json.dumps(dict(row)) + "\n")
+        (folder / "live.safetensors").unlink(missing_ok=True)
+        info = self.run(record.run_id)
+        write_json(folder / "result.json", {"status": info.status, "reason": info.reason, **info.result})
+
+    # --------------------------------------------------------------- reading
+
+    def metrics(self, run_id: str, *, after: int = 0, limit: int = 1_000_000) -> list[StepRecord]:
+        """The steps of a run later than step `after`, in order."""
+        rows = self._read().execute(
+            "SELECT * FROM metrics WHERE run_id = ? AND step > ? ORDER BY step LIMIT ?", (run_id, after, limit)
+        )
+        return [StepRecord(**dict(row)) for row in rows]
+
+    def evals(self, run_id: str) -> list[EvalRecord]:
+        """Every evaluation of a run, in order of steps."""
+        rows = self._read().execute("SELECT * FROM evals WHERE run_id = ? ORDER BY step", (run_id,))
+        return [EvalRecord(**dict(row)) for row in rows]
+
+    def logs(self, run_id: str) -> list[tuple[float, LogRecord]]:
+        """What happened to a run: (seconds since 1970, record)."""
+        rows = self._read().execute("SELECT * FROM logs WHERE run_id = ? ORDER BY id", (run_id,))
+        return [(row["time"], LogRecord(run_id, row["level"], row["text"])) for row in rows]
+
+    def has_prompt(self, run_id: str) -> bool:
+        """Whether any prompt of this run has been kept yet."""
+        folder = self.folder(run_id)
+        return any((folder / f"{stem}.safetensors").exists() for stem in ("prompt", "live", "snapshots"))
+
+    def prompt(self, run_id: str) -> FloatArray:
+        """The prompt of a run, [P, H] float32: the selected one, or while it trains the newest."""
+        return self.prompt_at(run_id)[1]
+
+    def prompt_at(self, run_id: str) -> tuple[int, FloatArray]:
+        """(step, prompt [P, H]): the selected one, or while it trains the newest.
+
+        Raises UserError when the run has none yet or its file is damaged.
+        """
+        self.run(run_id)
+        folder = self.folder(run_id)
+        for stem in ("prompt", "live"):
+            path = folder / f"{stem}.safetensors"
+            if path.exists():
+                tensors, facts = read_tensors(path)
+                return int(facts.get("step", 0)), tensors["prompt_embeddings"]
+        steps, prompts = self.snapshots(run_id)
+        if len(steps):
+            return int(steps[-1]), prompts[-1]
+        raise UserError(f"Run {run_id!r} has no prompt yet. Wait for its first steps, then open it again.")
+
+    def snapshots(self, run_id: str) -> tuple[np.ndarray, FloatArray]:
+        """(steps [S] int64, prompts [S, P, H] float32) along training, in order; the first is the start."""
+        path = self.folder(run_id) / "snapshots.safetensors"
+        if not path.exists():
+            return np.zeros(0, np.int64), np.zeros((0, 0, 0), np.float32)
+        tensors, _ = read_tensors(path)
+        return tensors["steps"], tensors["prompts"]
+
+    # -------------------------------------------------------------- database
+
+    def _read(self) -> sqlite3.Connection:
+        db = getattr(self._local, "db", None)
+        if db is None:
+            db = sqlite3.connect(self.root / "softprompt.db", timeout=30, isolation_level=None)
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            self._local.db = db
+        return db
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        db = self._read()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        if db.in_transaction:
+            db.execute("COMMIT")
+
+
+def _insert(db: sqlite3.Connection, record: Record, now: float) -> None:
+    if isinstance(record, StepRecord):
+        db.execute(
+            "INSERT OR REPLACE INTO metrics VALUES (?,?,?,?,?,?,?,?)",
+            (record.run_id, record.step, record.epoch, record.loss, record.learning_rate,
+             record.gradient_norm, record.tokens, record.seconds),
+        )
+        db.execute(
+            "UPDATE runs SET step = ?, updated = ? WHERE run_id = ?", (record.step, now, record.run_id)
+        )
+    elif isinstance(record, EvalRecord):
+        db.execute(
+            "INSERT OR REPLACE INTO evals VALUES (?,?,?,?,?,?,?,?)",
+            (record.run_id, record.step, record.split, record.source, record.loss,
+             record.accuracy, record.macro_f1, record.rows),
+        )
+    elif isinstance(record, LogRecord):
+        db.execute(
+            "INSERT INTO logs (run_id, time, level, text) VALUES (?,?,?,?)",
+            (record.run_id, now, record.level, record.text),
+        )
+    elif isinstance(record, EndRecord):
+        db.execute(
+            "UPDATE runs SET status = ?, reason = ?, result = ?, updated = ? WHERE run_id = ?",
+            (record.status, record.reason, json.dumps(record.result), now, record.run_id),
+        )
+
+
+def _run_info(row: sqlite3.Row) -> RunInfo:
+    return RunInfo(
+        run_id=row["run_id"], name=row["name"], status=row["status"], group_id=row["group_id"],
+        created=row["created"], updated=row["updated"], config=json.loads(row["config"]),
+        result=json.loads(row["result"]), reason=row["reason"], step=row["step"], steps=row["steps"],
+    )
+
+
+def _owner_is_gone(owner: str | None) -> bool:
+    """Whether `host:pid:…` names a process of this machine that has ended."""
+    host, _, rest = (owner or "").partition(":")
+    pid = rest.partition(":")[0]
+    if host != os.uname().nodename or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON aside and renames it into place."""
+    with write_aside(path) as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Any]:
+    """A text file that appears under `path` only when it is whole."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, np.ndarray], **facts: int) -> None:
+    """Writes a safetensors file aside and renames it into place; facts go to its header."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        contiguous = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        save_file(contiguous, part, metadata={key: str(value) for key, value in facts.items()})
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, header facts) of a safetensors file. Raises UserError when it is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path.name} in {path.parent} is damaged and cannot be read ({error}).") from None
