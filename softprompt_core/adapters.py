@@ -73,8 +73,14 @@ class ImportedPrompt:
 
 
 def export_peft(
-    prompt: FloatArray, folder: Path | str, *, base_model: str, tokenizer_name: str | None = None,
-    init_text: str | None = None, template: str | None = None, labels: Sequence[str] = (),
+    prompt: FloatArray,
+    folder: Path | str,
+    *,
+    base_model: str,
+    tokenizer_name: str | None = None,
+    init_text: str | None = None,
+    template: str | None = None,
+    labels: Sequence[str] = (),
     facts: dict[str, Any] | None = None,
 ) -> Path:
     """The folder, now holding a prompt that `peft.PeftModel.from_pretrained(base, folder)` loads.
@@ -92,12 +98,22 @@ def export_peft(
         target.mkdir(parents=True, exist_ok=True)
         taken = [n for n in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "README.md") if (target / n).exists()]
         if taken and not (target / FACTS).exists():
-            raise UserError(f"The folder {str(folder)!r} already holds {taken[0]}. Choose an empty or new one.")
+            raise UserError(
+                f"The folder {str(folder)!r} already holds {taken[0]}. Choose an empty or new one."
+            )
         (target / ADAPTER_CONFIG).unlink(missing_ok=True)
-        write_json(target / FACTS, {
-            **(facts or {}), "template": template, "labels": list(labels), "init_text": init_text,
-            "base_model": base_model, "virtual_tokens": rows, "width": width,
-        })
+        write_json(
+            target / FACTS,
+            {
+                **(facts or {}),
+                "template": template,
+                "labels": list(labels),
+                "init_text": init_text,
+                "base_model": base_model,
+                "virtual_tokens": rows,
+                "width": width,
+            },
+        )
         with write_aside(target / "README.md") as file:
             file.write(README.format(rows=rows, width=width))
         write_tensors(target / ADAPTER_WEIGHTS, {"prompt_embeddings": matrix})
@@ -148,8 +164,8 @@ def check_fits(prompt: FloatArray, base: BaseModel) -> None:
         )
     if base.context is not None and rows >= base.context:
         raise UserError(
-            f"The prompt has {rows} virtual tokens and the model {base.name!r} reads {base.context} tokens in "
-            "all, so no text would fit. Choose a shorter prompt or a model with a longer context."
+            f"The prompt has {rows} virtual tokens and the model {base.name!r} reads {base.context} tokens "
+            "in all, so no text would fit. Choose a shorter prompt or a model with a longer context."
         )
 
 
@@ -181,8 +197,8 @@ def _import_peft(folder: Path) -> ImportedPrompt:
     kind = kinds.get(given) if isinstance(given, str) else None
     if kind is None:
         raise UserError(
-            f"{folder.name!r} holds a PEFT adapter of the type {_short(given)}, which is no sequence of virtual "
-            "tokens; allowed are PROMPT_TUNING and P_TUNING. Train one of these, or load this one with PEFT."
+            f"{folder.name!r} holds a PEFT adapter of the type {_short(given)}, which is no sequence of "
+            "virtual tokens; allowed are PROMPT_TUNING and P_TUNING. Train one of these."
         )
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
@@ -199,20 +215,25 @@ def _import_peft(folder: Path) -> ImportedPrompt:
     has_two_copies = config.get("num_transformer_submodules") == 2
     if has_two_copies and isinstance(expected, int) and len(prompt) == 2 * expected:
         prompt = prompt[:expected]
-        notes.append("PEFT stored the rows twice, for encoder and decoder; only the first, trained copy is kept.")
+        notes.append(
+            "PEFT stored the rows twice, for encoder and decoder; only the first, trained copy is kept."
+        )
     if isinstance(expected, int) and len(prompt) != expected:
         raise UserError(
-            f"{folder.name!r} promises {expected} virtual tokens and holds {len(prompt)}, so it is damaged or "
-            "mixed from two adapters. Save the adapter again."
+            f"{folder.name!r} promises {expected} virtual tokens and holds {len(prompt)}, so it is damaged "
+            "or mixed from two adapters. Save the adapter again."
         )
     if kind == "peft_p_tuning":
         notes.append(
-            "This is the output of a p-tuning encoder as PEFT stored it: it predicts the same, but training it "
-            "further moves the vectors directly, not the encoder."
+            "This is the output of a p-tuning encoder as PEFT stored it: it predicts the same, but training "
+            "it further moves the vectors directly, not the encoder."
         )
     base_model = config.get("base_model_name_or_path")
     return ImportedPrompt(
-        prompt, base_model if isinstance(base_model, str) and base_model else None, kind, {**facts, "notes": notes}
+        prompt,
+        base_model if isinstance(base_model, str) and base_model else None,
+        kind,
+        {**facts, "notes": notes},
     )
 
 
@@ -227,25 +248,36 @@ def _import_run(folder: Path) -> ImportedPrompt:
             break
     else:
         if not (folder / "snapshots.safetensors").is_file():
-            raise UserError(f"The run {folder.name!r} has no prompt yet. Wait for its first steps, or give another.")
+            raise UserError(
+                f"The run {folder.name!r} has no prompt yet. Wait for its first steps, or give another."
+            )
         tensor = _read_tensor(folder / "snapshots.safetensors", "prompts")
         if tensor.ndim != 3 or not len(tensor):
             raise UserError(f"The snapshots of the run {folder.name!r} are damaged. Copy its folder again.")
         prompt, step = _checked_matrix(tensor[-1], origin="snapshots.safetensors"), ""
     start = _read_object(folder / "facts.json") if (folder / "facts.json").is_file() else {}
-    return ImportedPrompt(prompt, config.model, "run", {
-        "template": config.template, "init_text": config.init_text, "labels": start.get("labels"),
-        "step": int(step) if step.isdecimal() else None, "config": config.model_dump(), "notes": [],
-    })
+    return ImportedPrompt(
+        prompt,
+        config.model,
+        "run",
+        {
+            "template": config.template,
+            "init_text": config.init_text,
+            "labels": start.get("labels"),
+            "step": int(step) if step.isdecimal() else None,
+            "config": config.model_dump(),
+            "notes": [],
+        },
+    )
 
 
 def _refuse_pickles(paths: Any) -> None:
     for path in sorted(paths):
         if path.suffix.lower() in PICKLED:
             raise UserError(
-                f"{path.name!r} is a pickle, which can run any program when opened, so it is not; where you trust "
-                "it, convert it with torch.load(file, weights_only=True) and safetensors.torch.save_file("
-                '{"prompt_embeddings": tensor}, "prompt.safetensors").'
+                f"{path.name!r} is a pickle, which can run any program when opened, so it is not; where you "
+                "trust it, convert it with torch.load(file, weights_only=True) and safetensors.torch.save_file"
+                '({"prompt_embeddings": tensor}, "prompt.safetensors").'
             )
 
 
@@ -276,8 +308,8 @@ def _read_safetensors(path: Path) -> tuple[FloatArray, dict[str, str]]:
     matrices = named or [key for key, shape in shapes.items() if len(shape) == 2]
     if len(matrices) != 1:
         raise UserError(
-            f"{path.name!r} holds {len(shapes)} tensors, {len(matrices)} of which could be the prompt. Save the "
-            'prompt alone, as {"prompt_embeddings": a matrix of virtual tokens by width}.'
+            f"{path.name!r} holds {len(shapes)} tensors, {len(matrices)} of which could be the prompt. Save "
+            'the prompt alone, as {"prompt_embeddings": a matrix of virtual tokens by width}.'
         )
     _check_shape(shapes[matrices[0]], origin=repr(path.name))
     return _checked_matrix(_read_tensor(path, matrices[0]), origin=repr(path.name)), header
@@ -306,18 +338,21 @@ def _check_shape(shape: tuple[int, ...], *, origin: str) -> None:
 
 
 def _checked_matrix(array: np.ndarray, *, origin: str) -> FloatArray:
-    """The matrix in float32, copied. Raises UserError unless it is finite numbers in the shape of a prompt."""
+    """The matrix in float32, copied. Raises UserError unless it is finite numbers in the shape of a
+    prompt."""
     array = np.asarray(array)
     _check_shape(array.shape, origin=origin)
     if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"{origin} holds {array.dtype} values; floating-point numbers are needed. Save it as float32.")
+        raise UserError(
+            f"{origin} holds {array.dtype} values; floating-point numbers are needed. Save it as float32."
+        )
     with np.errstate(over="ignore"):
         matrix = np.array(array, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
         raise UserError(
-            f"{origin} holds NaN or infinite numbers (first in virtual token {bad[0]}), so it can stand before no "
-            "text. Train again with a lower learning rate, or take an earlier snapshot."
+            f"{origin} holds NaN or infinite numbers (first in virtual token {bad[0]}), so it is of no "
+            "use. Train again with a lower learning rate, or take an earlier snapshot."
         )
     return matrix
 
@@ -326,24 +361,32 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name!r} is not valid JSON ({_short(error)}). Copy or save the folder again.") from None
+        raise UserError(
+            f"{path.name!r} is not valid JSON ({_short(error)}). Copy or save the folder again."
+        ) from None
     if not isinstance(value, dict):
-        raise UserError(f"{path.name!r} holds a {type(value).__name__}, not an object. Save the folder again.")
+        raise UserError(
+            f"{path.name!r} holds a {type(value).__name__}, not an object. Save the folder again."
+        )
     return value
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise UserError(f"{path.name!r} is over {MAX_JSON_BYTES >> 20} MB, too long for settings. Check the file.")
+            raise UserError(
+                f"{path.name!r} is over {MAX_JSON_BYTES >> 20} MB, too long for settings. Check the file."
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name!r} cannot be read ({_short(error)}). Copy or save the folder again.") from None
+        raise UserError(
+            f"{path.name!r} cannot be read ({_short(error)}). Copy or save the folder again."
+        ) from None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(
-        f"{path.name!r} is damaged and cannot be read as safetensors ({_short(error)}). Copy or save it again."
+        f"{path.name!r} is damaged and cannot be read as safetensors ({_short(error)}). Copy or save it anew."
     )
 
 

@@ -172,7 +172,7 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
 def parse_compare(base: TrainConfig, *, inits: list[str], seeds: int) -> CompareConfig:
     """A checked comparison. Raises UserError naming every mistake at once."""
     try:
-        return CompareConfig(base=base, inits=tuple(inits), seeds=seeds)  # type: ignore[arg-type]
+        return CompareConfig(base=base, inits=tuple(inits), seeds=seeds)
     except ValidationError as error:
         raise UserError(_sentences(error, CompareConfig)) from None
 

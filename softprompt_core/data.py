@@ -30,7 +30,9 @@ SPLIT_FILES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-TEXT_NAMES = ("text", "sentence", "tweet text", "tweet", "message", "content", "input", "review", "question", "comment", "body")
+TEXT_NAMES = (
+    "text", "sentence", "tweet text", "tweet", "message", "content", "input", "review", "question", "comment", "body",
+)
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "intent", "answer", "output", "y")
 MAX_LABELS = 200
 MIN_TEXT_TOKENS = 8
@@ -138,6 +140,35 @@ def load_task(config: TrainConfig) -> Task:
     return Task(
         name=_short_name(config.data), splits=kept, labels=tuple(sorted(counts)), columns=columns,
         text_column=text_column, label_column=label_column, dropped_rows=dropped,
+    )
+
+
+def load_evaluation_task(config: TrainConfig, *, data: str, labels: Sequence[str]) -> Task:
+    """Other rows to test a trained prompt on, all in the split `test`, with the labels it was trained for.
+
+    A folder or hub id gives its test split, a single file every row. Columns are the config's where the data
+    has them. Raises UserError for labels the prompt does not know.
+    """
+    splits = _read_splits(data)
+    rows = splits.get("test") or splits.get("all") or splits["train"]
+    columns = tuple(rows[0])
+    wanted = {c: c if c in columns else None for c in (config.text_column, config.label_column) if c}
+    text_column, label_column = choose_columns(
+        columns, rows, text_column=wanted.get(config.text_column or ""),
+        label_column=wanted.get(config.label_column or ""),
+    )
+    kept = [r for r in rows if r.get(text_column, "").strip() and r.get(label_column, "").strip()]
+    kept = [r | {label_column: r[label_column].strip()} for r in kept]
+    unknown = sorted({r[label_column] for r in kept} - set(labels))
+    if unknown or not kept:
+        found = f"the labels {', '.join(map(_quote, unknown[:5]))}" if unknown else "no row with text and label"
+        raise UserError(
+            f"{_short_name(data)} holds {found}; the prompt was trained for {', '.join(map(_quote, labels))}. "
+            "Give data with those labels."
+        )
+    return Task(
+        name=_short_name(data), splits={"test": kept}, labels=tuple(labels), columns=columns,
+        text_column=text_column, label_column=label_column, dropped_rows=len(rows) - len(kept),
     )
 
 
@@ -259,10 +290,11 @@ def read_rows(path: Path) -> Rows:
         raise UserError(f"{path.name!r} cannot be read ({error.strerror}). Check that it is there.") from None
     if not raw.strip():
         raise UserError(f"{path.name!r} is empty. It needs a header line and rows with a text and a label.")
-    if raw[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0") or b"\x00" in raw[:4096] and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+    is_utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if b"\x00" in raw[:4096] and not is_utf16:
         raise UserError(f"{path.name!r} is not a text file but binary data. Save the table as CSV (UTF-8).")
     try:
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = raw.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path.name!r} is not in UTF-8 (the byte at position {error.start} is no UTF-8 text). Save it again with "
@@ -320,7 +352,7 @@ def _read_jsonl(text: str, name: str) -> Rows:
             value = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             raise UserError(
-                f'Line {number} of {name!r} is not JSON. Each line must be an object like {{"text": "…", "label": "…"}}.'
+                f'Line {number} of {name!r} is not JSON. Each line must look like {{"text": "…", "label": "…"}}.'
             ) from None
         if not isinstance(value, dict) or not value:
             raise UserError(

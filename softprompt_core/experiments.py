@@ -77,7 +77,8 @@ def verdict(runs: Sequence[dict[str, Any]], inits: Sequence[str], *, unfinished:
 
 def _over_seeds(differences: Sequence[float], best: str, second: str) -> str:
     low, high = mean_interval(differences)
-    assert low is not None and high is not None
+    assert low is not None
+    assert high is not None
     mean = float(np.mean(differences))
     between = f"{mean:+.1%} over {len(differences)} seeds (95 % interval {low:+.1%} to {high:+.1%})"
     if low > 0:

@@ -229,7 +229,7 @@ def _not_loadable(name: str, what: str, error: Exception) -> str:
 def _fingerprint(folder: Path) -> str:
     """A short hash of a local model folder: its config, and name, size and first megabyte of its weights."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")) + [folder / "config.json"]:
+    for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
         digest.update(json.dumps([path.name, path.stat().st_size]).encode())
         with open(path, "rb") as file:
             digest.update(file.read(1 << 20))

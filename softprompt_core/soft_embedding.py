@@ -28,7 +28,9 @@ class SoftEmbedding(nn.Module):
     Parameters are named as in the original: `wte` and `learned_embedding` [P, H].
     """
 
-    def __init__(self, wte: nn.Module, learned_embedding: torch.Tensor, *, variant: Variant = "replace") -> None:
+    def __init__(
+        self, wte: nn.Module, learned_embedding: torch.Tensor, *, variant: Variant = "replace"
+    ) -> None:
         super().__init__()
         if variant not in VARIANTS:
             raise UserError(f"variant: {variant!r} was given; allowed are {', '.join(VARIANTS)}.")

@@ -25,7 +25,16 @@ from safetensors.numpy import save_file
 from softprompt_core.config import TrainConfig, parse_config
 from softprompt_core.errors import UserError
 from softprompt_core.records import (
-    ENDED, EndRecord, EvalRecord, FloatArray, LogRecord, Record, RunInfo, Snapshot, StartRecord, Status,
+    ENDED,
+    EndRecord,
+    EvalRecord,
+    FloatArray,
+    LogRecord,
+    Record,
+    RunInfo,
+    Snapshot,
+    StartRecord,
+    Status,
     StepRecord,
 )
 
@@ -34,7 +43,7 @@ CREATE TABLE IF NOT EXISTS runs (
   run_id TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, group_id TEXT,
   created REAL NOT NULL, updated REAL NOT NULL, config TEXT NOT NULL, result TEXT NOT NULL DEFAULT '{}',
   reason TEXT NOT NULL DEFAULT '', step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL,
-  owner TEXT, heartbeat REAL);
+  owner TEXT, heartbeat REAL, is_asked_to_stop INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS runs_created ON runs(created);
 CREATE INDEX IF NOT EXISTS runs_group ON runs(group_id);
 CREATE TABLE IF NOT EXISTS metrics (
@@ -99,6 +108,9 @@ class Store:
             raise UserError(f"There is no run {run_id!r} in {self.root}. 'softprompt runs list' names them all.")
         return _run_info(row)
 
+    def has_run(self, run_id: str) -> bool:
+        return self._read().execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
+
     def runs(self, *, limit: int = 10_000) -> list[RunInfo]:
         """Every run, newest first."""
         rows = self._read().execute("SELECT * FROM runs ORDER BY created DESC, rowid DESC LIMIT ?", (limit,))
@@ -112,6 +124,10 @@ class Store:
     def config(self, run_id: str) -> TrainConfig:
         """The settings of one run."""
         return parse_config(self.run(run_id).config)
+
+    def new_group_id(self) -> str:
+        """An id for runs that belong to one comparison."""
+        return f"group-{time.strftime('%Y%m%d-%H%M%S', time.localtime(self._clock()))}-{secrets.token_hex(2)}"
 
     def rename(self, run_id: str, name: str) -> None:
         """Gives a run another name. Raises UserError when the name could be a path."""
@@ -164,6 +180,25 @@ class Store:
                 "UPDATE runs SET heartbeat = ?, owner = ? WHERE run_id = ?",
                 [(self._clock(), owner, run_id) for run_id in run_ids],
             )
+
+    def ask_to_stop(self, run_id: str) -> None:
+        """Leaves word, for whichever process works on the run, that it should stop.
+
+        Raises UserError when the run has ended already.
+        """
+        info = self.run(run_id)
+        if info.status in ENDED:
+            raise UserError(f"Run {run_id!r} has ended already ({info.status}); there is nothing to stop.")
+        with self._write() as db:
+            db.execute("UPDATE runs SET is_asked_to_stop = 1 WHERE run_id = ?", (run_id,))
+
+    def asked_to_stop(self, run_ids: Sequence[str]) -> list[str]:
+        """Those of these runs that someone has asked to stop."""
+        marks = ",".join("?" * len(run_ids))
+        rows = self._read().execute(
+            f"SELECT run_id FROM runs WHERE is_asked_to_stop AND run_id IN ({marks})", list(run_ids)
+        )
+        return [row["run_id"] for row in rows]
 
     def set_status(self, run_id: str, status: Status, *, reason: str = "") -> None:
         with self._write() as db:

@@ -11,8 +11,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,22 @@ import torch
 from softprompt_core import initialisers
 from softprompt_core.config import PASS_SETTINGS, TrainConfig
 from softprompt_core.data import (
-    Example, TokenisedTask, default_prompt_text, load_task, text_token_ids, tokenise,
+    Example,
+    TokenisedTask,
+    default_prompt_text,
+    load_task,
+    text_token_ids,
+    tokenise,
 )
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import (
-    Cancelled, Evaluation, accuracy_interval, document, evaluate, hard_prompt, majority,
+    Cancelled,
+    Evaluation,
+    accuracy_interval,
+    document,
+    evaluate,
+    hard_prompt,
+    majority,
 )
 from softprompt_core.layouts import Choice, LayoutName, Row, batch_losses, choose_layout
 from softprompt_core.models import BaseModel, embedding_table, load_model
@@ -80,10 +91,9 @@ class _Run:
     tokens: int = 0
     step: int = 0
     loss: float = math.nan
-    best: tuple[float, float] = (-math.inf, -math.inf)
+    best_loss: float = math.inf
     best_prompt: np.ndarray | None = None
     best_step: int = 0
-    recent: list[float] = field(default_factory=list)
 
     def array(self) -> np.ndarray:
         return self.prompt.detach().float().cpu().numpy().copy()
@@ -103,7 +113,9 @@ def train(
     """
     control = control or Control()
     if len({config.pass_settings() for config in runs.values()}) != 1:
-        raise UserError(f"Runs that train together must agree on {', '.join(PASS_SETTINGS)}. Train them one after another.")
+        raise UserError(
+            f"Runs that train together must agree on {', '.join(PASS_SETTINGS)}. Train them one after another."
+        )
     first = next(iter(runs.values()))
     task = load_task(first)
     base = load_model(first.model, device=first.device, dtype=first.dtype)
@@ -118,7 +130,8 @@ def train(
         yield from _about_the_start(run, base, tokens)
     choice = _choose(base, tokens, active)
     for run in active:
-        yield LogRecord(run.run_id, "warning" if choice.is_fallback else "info", f"layout {choice.name}: {choice.reason}")
+        level: Literal["warning", "info"] = "warning" if choice.is_fallback else "info"
+        yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
 
     everyone, started, live = list(active), clock(), clock()
     reasons: dict[str, tuple[str, str]] = {}
@@ -202,8 +215,8 @@ def _look(
     except Cancelled:
         return
     yield _eval_record(run, "validation", found)
-    if (score := (found.accuracy, -found.loss)) > run.best:
-        run.best, run.best_prompt, run.best_step = score, run.array(), run.step
+    if found.loss < run.best_loss:
+        run.best_loss, run.best_prompt, run.best_step = found.loss, run.array(), run.step
 
 
 def _finish(
@@ -216,7 +229,7 @@ def _finish(
     if np.isfinite(prompt).all():
         yield Snapshot(run.run_id, selected, prompt, kind="selected")
     result: dict[str, Any] = {
-        "steps": run.step, "train_loss": _finite(run.recent[-1] if run.recent else run.loss),
+        "steps": run.step, "train_loss": _finite(run.loss),
         "eval_loss": None, "eval_perplexity": None, "eval_accuracy": None, "eval_accuracy_low": None,
         "eval_accuracy_high": None, "eval_macro_f1": None, "test_rows": None,
         "baselines": {"majority": majority(tokens), "hand_written": None, "no_prompt": None},
@@ -377,13 +390,15 @@ def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> I
 def _about_the_start(run: _Run, base: BaseModel, tokens: TokenisedTask) -> Iterator[LogRecord]:
     config = run.config
     where = f"{base.name} on {base.device} in {str(base.dtype).removeprefix('torch.')}"
-    yield LogRecord(run.run_id, "info", f"start: {config.init}, P = {config.virtual_tokens}, seed {config.seed}; {where}")
+    start = f"start: {config.init}, P = {config.virtual_tokens}, seed {config.seed}"
+    yield LogRecord(run.run_id, "info", f"{start}; {where}")
     if config.init != "text":
         return
     written = len(text_token_ids(written_prompt(config, tokens), base.tokenizer))
     if written != config.virtual_tokens:
         how = "cut" if written > config.virtual_tokens else "repeated"
-        yield LogRecord(run.run_id, "info", f"the initial text has {written} tokens and was {how} to {config.virtual_tokens}")
+        text = f"the initial text has {written} tokens and was {how} to {config.virtual_tokens}"
+        yield LogRecord(run.run_id, "info", text)
 
 
 # ------------------------------------------------------------------- small

@@ -12,7 +12,8 @@ MAX_SHOWN = 60
 """Characters of visible text, the ellipsis included."""
 
 Style = Literal["byte_level", "metaspace", "wordpiece"]
-"""How a tokenizer spells spaces: Ġ for the byte 0x20 (GPT-2), ▁ (SentencePiece), or ## for no space before."""
+"""How a tokenizer spells spaces: Ġ for the byte 0x20 (GPT-2), ▁ (SentencePiece), or ## for no space
+before."""
 
 _BLANK_LETTERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 """Letters and symbols whose glyph is empty."""
@@ -78,7 +79,8 @@ def token_style(tokenizer: Any) -> Style:
 
 
 def is_whole_word(text: str, style: Style) -> bool:
-    """Whether an entry is a word from its first letter: letters, apostrophes and hyphens after a word's start.
+    """Whether an entry is a word from its first letter: letters, apostrophes and hyphens after a word's
+    start.
 
     A word's start is a space (byte_level, metaspace) or the absence of ## (wordpiece).
     """
@@ -88,7 +90,7 @@ def is_whole_word(text: str, style: Style) -> bool:
         body = text[1:]
     else:
         return False
-    return body[:1].isalpha() and all(c in "'’-" or unicodedata.category(c)[0] in "LM" for c in body)
+    return body[:1].isalpha() and all(c in "'\u2019-" or unicodedata.category(c)[0] in "LM" for c in body)
 
 
 def _spelling(token: str, style: Style) -> Spelling:

@@ -1,4 +1,5 @@
-"""Prompts in and out: PEFT loads what is exported, what PEFT wrote is read, and hostile files are refused plainly."""
+"""Prompts in and out: PEFT loads what is exported, what PEFT wrote is read, and hostile files are refused
+plainly."""
 
 import json
 import os
@@ -11,7 +12,12 @@ import numpy as np
 import pytest
 import torch
 from peft import (
-    LoraConfig, PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    get_peft_model,
 )
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
@@ -30,8 +36,16 @@ P, H = 5, 32
 def llama():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=96, hidden_size=H, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        vocab_size=96,
+        hidden_size=H,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -54,7 +68,10 @@ def concatenated_logits(model, prompt, ids):
 @pytest.mark.parametrize("init_text", [None, "Say if it is a complaint:"])
 def test_peft_loads_an_export_and_gives_the_logits_of_concatenation(llama, prompt, tmp_path, init_text):
     folder = export_peft(
-        prompt, tmp_path / "out", base_model="nobody/no-such-model", tokenizer_name="nobody/none",
+        prompt,
+        tmp_path / "out",
+        base_model="nobody/no-such-model",
+        tokenizer_name="nobody/none",
         init_text=init_text,
     )
     ids = torch.randint(3, 96, (3, 11), generator=torch.Generator().manual_seed(0))
@@ -67,8 +84,13 @@ def test_peft_loads_an_export_and_gives_the_logits_of_concatenation(llama, promp
 
 def test_export_then_import_is_identity(prompt, tmp_path):
     export_peft(
-        prompt, tmp_path / "out", base_model="some/model", init_text="Say: ", template="Review: {text}\n",
-        labels=["no", "yes"], facts={"dataset": "complaints"},
+        prompt,
+        tmp_path / "out",
+        base_model="some/model",
+        init_text="Say: ",
+        template="Review: {text}\n",
+        labels=["no", "yes"],
+        facts={"dataset": "complaints"},
     )
     back = import_prompt(tmp_path / "out")
     assert back.kind == "peft_prompt_tuning" and back.base_model == "some/model"
@@ -79,7 +101,9 @@ def test_export_then_import_is_identity(prompt, tmp_path):
 
 def test_readme_holds_none_of_the_users_text(prompt, tmp_path):
     evil = "```\n<script>alert(1)</script>\n# owned"
-    folder = export_peft(prompt, tmp_path / "o", base_model=evil, init_text=evil, template=evil, labels=[evil])
+    folder = export_peft(
+        prompt, tmp_path / "o", base_model=evil, init_text=evil, template=evil, labels=[evil]
+    )
     assert "script" not in (folder / "README.md").read_text(encoding="utf-8")
     assert import_prompt(folder).base_model == evil
 
@@ -119,7 +143,8 @@ def test_folder_written_by_peft_opens(llama, tmp_path):
 
 def test_bfloat16_folder_written_by_peft_opens(llama, tmp_path):
     model = get_peft_model(
-        llama.bfloat16(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P),
+        llama.bfloat16(),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P),
         autocast_adapter_dtype=False,
     ).bfloat16()
     model.save_pretrained(tmp_path / "a")
@@ -156,9 +181,15 @@ def test_other_peft_methods_are_refused_by_name(llama, tmp_path, config):
 def test_second_copy_for_encoder_decoders_is_dropped(prompt, tmp_path):
     folder = export_peft(np.concatenate([prompt, prompt + 1]), tmp_path / "o", base_model="t5")
     config = json.loads((folder / "adapter_config.json").read_text())
-    write_json(folder / "adapter_config.json", {
-        **config, "num_virtual_tokens": P, "num_transformer_submodules": 2, "task_type": "SEQ_2_SEQ_LM",
-    })
+    write_json(
+        folder / "adapter_config.json",
+        {
+            **config,
+            "num_virtual_tokens": P,
+            "num_transformer_submodules": 2,
+            "task_type": "SEQ_2_SEQ_LM",
+        },
+    )
     found = import_prompt(folder)
     assert (found.prompt == prompt).all() and "twice" in found.facts["notes"][0]
 
@@ -175,7 +206,9 @@ def test_npy_and_safetensors_matrices_open(prompt, tmp_path, dtype):
 
 
 def test_named_matrix_is_chosen_among_several(prompt, tmp_path):
-    save_file({"wte.weight": np.ones((96, H), np.float32), "learned_embedding": prompt}, tmp_path / "a.safetensors")
+    save_file(
+        {"wte.weight": np.ones((96, H), np.float32), "learned_embedding": prompt}, tmp_path / "a.safetensors"
+    )
     assert (import_prompt(tmp_path / "a.safetensors").prompt == prompt).all()
     save_file({"a": prompt, "b": prompt}, tmp_path / "b.safetensors")
     with pytest.raises(UserError, match="2 of which could be the prompt"):
@@ -320,12 +353,25 @@ def eight_bit_floats(folder):
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
-        (break_json, "not valid JSON"), (break_json_deeply, "not valid JSON"), (break_json_type, "not an object"),
-        (break_encoding, "cannot be read"), (break_type, "PROMPT_TUNING"), (break_facts, r"softprompt\.json"),
-        (break_size, "MB"), (truncate, "damaged"), (truncate_header, "damaged"), (empty_weights, "damaged"),
-        (remove_weights, "has no adapter_model"), (other_count, "promises 5"), (not_finite, "virtual token 2"),
-        (too_large_numbers, "infinite"), (whole_numbers, "floating-point"), (wrong_dimensions, "5 by 2 by 32"),
-        (no_rows, "1 to 1000"), (a_whole_table, "5000 by 2"), (eight_bit_floats, "damaged|floating"),
+        (break_json, "not valid JSON"),
+        (break_json_deeply, "not valid JSON"),
+        (break_json_type, "not an object"),
+        (break_encoding, "cannot be read"),
+        (break_type, "PROMPT_TUNING"),
+        (break_facts, r"softprompt\.json"),
+        (break_size, "MB"),
+        (truncate, "damaged"),
+        (truncate_header, "damaged"),
+        (empty_weights, "damaged"),
+        (remove_weights, "has no adapter_model"),
+        (other_count, "promises 5"),
+        (not_finite, "virtual token 2"),
+        (too_large_numbers, "infinite"),
+        (whole_numbers, "floating-point"),
+        (wrong_dimensions, "5 by 2 by 32"),
+        (no_rows, "1 to 1000"),
+        (a_whole_table, "5000 by 2"),
+        (eight_bit_floats, "damaged|floating"),
     ],
 )
 def test_damaged_folders_are_refused_in_two_sentences(prompt, tmp_path, damage, word):
@@ -355,7 +401,11 @@ def test_npy_that_promises_more_than_it_holds_is_refused(prompt, tmp_path):
 
 def test_places_without_a_prompt_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    for path, word in ((tmp_path, "no soft prompt"), (tmp_path / "gone", "nothing at"), (tmp_path / "notes.txt", "no kind")):
+    for path, word in (
+        (tmp_path, "no soft prompt"),
+        (tmp_path / "gone", "nothing at"),
+        (tmp_path / "notes.txt", "no kind"),
+    ):
         with pytest.raises(UserError, match=word):
             import_prompt(path)
 
@@ -363,12 +413,14 @@ def test_places_without_a_prompt_are_refused(tmp_path):
 def test_a_prompt_of_another_width_does_not_fit(prompt):
     fits = SimpleNamespace(name="good", hidden_size=H, context=64)
     assert check_fits(prompt, fits) is None
-    with pytest.raises(UserError, match="32 wide.*needs 64"):
+    with pytest.raises(UserError, match=r"32 wide.*needs 64"):
         check_fits(prompt, SimpleNamespace(name="other", hidden_size=64, context=64))
     with pytest.raises(UserError, match="no text would fit"):
         check_fits(prompt, SimpleNamespace(name="short", hidden_size=H, context=P))
 
 
 def test_importing_adapters_loads_neither_torch_nor_peft():
-    code = "import sys, softprompt_core.adapters; print([m for m in ('torch', 'peft', 'transformers') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = "import sys, softprompt_core.adapters; print({'torch', 'peft', 'transformers'} & set(sys.modules))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    )

@@ -17,8 +17,13 @@ P, H, T = 4, 32, 9
 def llama():
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=H, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
+        vocab_size=64,
+        hidden_size=H,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
     )
     return LlamaForCausalLM(config).eval().requires_grad_(False)
 

@@ -1,4 +1,5 @@
-"""Text made visible: nothing hides, nothing is markup, and tokens of every family of tokenizer are readable."""
+"""Text made visible: nothing hides, nothing is markup, and tokens of every family of tokenizer are
+readable."""
 
 import unicodedata
 
@@ -102,10 +103,18 @@ def test_unknown_ids_are_named():
 @pytest.mark.parametrize(
     ("text", "style", "expected"),
     [
-        (" word", "byte_level", True), (" don't", "metaspace", True), (" well-known", "byte_level", True),
-        (" हिन्दी", "metaspace", True), (" Łódź", "byte_level", True), ("word", "byte_level", False),
-        (" 12", "byte_level", False), (" ", "byte_level", False), (" '", "byte_level", False),
-        (" two words", "byte_level", False), ("word", "wordpiece", True), ("##ing", "wordpiece", False),
+        (" word", "byte_level", True),
+        (" don't", "metaspace", True),
+        (" well-known", "byte_level", True),
+        (" हिन्दी", "metaspace", True),
+        (" Łódź", "byte_level", True),
+        ("word", "byte_level", False),
+        (" 12", "byte_level", False),
+        (" ", "byte_level", False),
+        (" '", "byte_level", False),
+        (" two words", "byte_level", False),
+        ("word", "wordpiece", True),
+        ("##ing", "wordpiece", False),
     ],
 )
 def test_whole_words_are_told_apart(text, style, expected):

@@ -31,6 +31,7 @@ async function load() {
     const group = props.value || '';
     if (group !== state.group) reset(group);
     if (!group) return idle();
+    if (!state.runs.size) say('Reading…', 'The first look at a base model opens its vocabulary; that takes a moment.');
     const seen = Object.fromEntries([...state.runs].map(([id, run]) => [id, run.stamp]));
     const news = await ask(server.news, { group, seen });
     if (group !== (props.value || '')) { state.again = true; return; }
@@ -128,10 +129,13 @@ function fillPane(pane) {
   pane.status.textContent = run.status === 'running' ? 'step ' + run.step + ' of ' + run.steps : run.status;
   pane.status.dataset.status = run.status;
   fillSeeds(pane, runs);
-  pane.score.replaceChildren(make('b', '', asPercent(run.accuracy ?? null, 1)),
-    make('span', '', run.accuracy === null ? 'test accuracy comes at the end' : 'test accuracy'
-      + (run.low === null ? '' : ', 95 % between ' + asPercent(run.low) + ' and ' + asPercent(run.high))));
+  const tested = run.accuracy !== null;
+  const live = run.status === 'running' || run.status === 'queued' || run.status === 'paused';
+  pane.score.replaceChildren(make('b', '', asPercent(tested ? run.accuracy : run.validation, 1)),
+    make('span', '', (tested ? 'test accuracy' : live ? 'validation accuracy so far' : 'last validation accuracy')
+      + (tested && run.low !== null ? ', 95 % between ' + asPercent(run.low) + ' and ' + asPercent(run.high) : '')));
   pane.line.textContent = run.line;
+  pane.line.hidden = live;
   fillScale(pane, run);
   fillWords(pane, run);
 }
@@ -152,15 +156,14 @@ function fillSeeds(pane, runs) {
   });
 }
 
-// Accuracy from 0 to 100 %: a bar for the interval, a diamond for the prompt, ticks for the baselines.
+// Accuracy from 0 to 100 %: a bar for the interval, a diamond for the prompt, ticks for the baselines named below.
 function fillScale(pane, run) {
   pane.scale.hidden = run.accuracy === null;
   if (run.accuracy === null) return;
   const place = (share) => (100 * share).toFixed(2) + '%';
-  const marks = run.baselines.map(([title, share], n) => {
+  const marks = run.baselines.map(([title, share]) => {
     const mark = make('i', 'tick');
     mark.style.left = place(share);
-    mark.dataset.n = n + 1;
     mark.title = title + ' ' + asPercent(share, 1);
     return mark;
   });
@@ -183,14 +186,14 @@ function fillWords(pane, run) {
   const weak = run.words.filter(([, , z]) => z !== null && z < WEAK_Z).length;
   const echo = run.words.filter((word) => word[3] === true).length;
   pane.caption.textContent = 'Nearest words at step ' + run.prompt_step + ': ' + (run.words.length - weak) + ' of ' + run.words.length
-    + ' stand above chance' + (run.words.some((word) => word[3] !== null) ? ', ' + echo + ' echo the start' : '') + '.';
+    + ' stand above chance (the others are dotted)' + (run.words.some((word) => word[3] !== null) ? ', ' + echo + ' only echo the start (↺)' : '') + '.';
   while (pane.words.children.length > run.words.length) pane.words.lastChild.remove();
   run.words.forEach(([word, score, z, echoes, others], n) => {
     const item = pane.words.children[n] || pane.words.appendChild(make('li'));
     const chance = z !== null && z < WEAK_Z;
     item.className = chance ? 'is-weak' : '';
     item.replaceChildren(make('span', 'n', String(n + 1)), make('b', '', word), make('span', 's', twoDigits(score)),
-      ...(chance ? [make('span', 'sp-in-tag', 'chance')] : echoes ? [make('span', 'sp-in-tag calm', 'echo')] : []));
+      ...(echoes ? [make('span', 'echo', '↺')] : []), ...(chance ? [make('span', 'sp-cmp-hush', 'chance')] : []));
     item.title = others.length ? 'then ' + others.join('  ') : '';
   });
 }
@@ -226,6 +229,7 @@ function mapTrace(pane) {
   const run = state.runs.get(pane.shown);
   const points = run && run.xy ? pairs(run.xy) : [];
   const accent = getComputedStyle(pane.root).getPropertyValue('--sp-mine');
+  const paper = shade(pane.root, '--sp-paper'), ink = shade(pane.root, '--sp-ink');
   const weak = points.map((_, n) => run.words[n][2] !== null && run.words[n][2] < WEAK_Z);
   const numbered = points.length <= MOST_NUMBERS;
   return {
@@ -233,9 +237,8 @@ function mapTrace(pane) {
     text: points.map((_, n) => (numbered ? String(n + 1) : '')), textposition: 'middle center',
     hovertext: points.map((_, n) => '<b>virtual token ' + (n + 1) + '</b><br>' + plain(run.words[n][0]) + ' ' + twoDigits(run.words[n][1])),
     hovertemplate: '%{hovertext}<extra></extra>',
-    textfont: { family: getComputedStyle(element).fontFamily, size: 10, color: weak.map((w) => (w ? accent : '#fff')) },
-    marker: { size: numbered ? 16 : 7, opacity: 0.92, color: accent, symbol: weak.map((w) => (w ? 'circle-open' : 'circle')),
-      line: { width: 1.2, color: weak.map((w) => (w ? accent : shade(pane.root, '--sp-paper'))) } },
+    textfont: { family: getComputedStyle(element).fontFamily, size: 10, color: weak.map((w) => (w ? ink : '#fff')) },
+    marker: { size: numbered ? 16 : 7, color: weak.map((w) => (w ? paper : accent)), line: { width: 1.5, color: weak.map((w) => (w ? accent : paper)) } },
   };
 }
 

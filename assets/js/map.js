@@ -66,7 +66,8 @@ function makeMap(host, onPick, onWord) {
         points: ordered().map((t) => place(frame, t.i)),
         text: ordered().map((t) => (numbered || t.i === picked ? String(t.i + 1) : '')),
         hovertext: ordered().map(hover),
-        symbol: ordered().map((t) => (t.i === picked ? 'diamond' : 'circle') + (isWeak(t) ? '-open' : '')),
+        symbol: ordered().map((t) => (t.i !== picked ? 'circle' : dims === 3 ? 'square' : 'diamond') + (isWeak(t) && dims === 3 ? '-open' : '')),
+        fill: ordered().map((t) => shade(div, isWeak(t) && dims === 2 ? '--sp-paper' : '--sp-accent')),
         size: ordered().map((t) => (t.i === picked ? 28 : numbered ? 19 : 9) * (dims === 3 ? 0.6 : 1)),
         ink: ordered().map((t) => shade(div, isWeak(t) ? '--sp-accent' : '--sp-on-accent')),
         clear: ordered().map((t) => (picked === null || t.i === picked ? 1 : 0.4)),
@@ -135,11 +136,12 @@ function makeMap(host, onPick, onWord) {
     };
     const all = { [DUST]: deepDust(), ...part };
     return Object.keys(looks).map((n) => {
-      const { points, symbol, size, clear, ink: inks, ...rest } = all[n];
+      const { points, symbol, size, clear, fill, ink: inks, ...rest } = all[n];
       const [x, y, z] = column(points);
       const trace = { type, showlegend: false, connectgaps: false, ...looks[n], ...rest, x, y };
       if (z) { trace.z = z; delete trace.cliponaxis; if (trace.line) delete trace.line.dash; }
-      if (symbol) trace.marker = { ...trace.marker, symbol: dims === 3 ? symbol.map((s) => s.replace('diamond', 'square')) : symbol };
+      if (symbol) trace.marker = { ...trace.marker, symbol };
+      if (fill) trace.marker = { ...trace.marker, color: fill };
       if (size) trace.marker = { ...trace.marker, size, opacity: dims === 3 ? 1 : clear, line: { ...trace.marker.line, color: edges(), width: 1.5 } };
       if (inks) trace.textfont = { ...trace.textfont, color: dims === 3 ? ink : inks };
       return trace;
@@ -216,15 +218,14 @@ function makeMap(host, onPick, onWord) {
     const Plotly = await withPlotly();
     const part = parts();
     const columns = which.map((n) => column(part[n].points));
-    const symbol = part[TOKENS].symbol.map((name) => (dims === 3 ? name.replace('diamond', 'square') : name));
     // One list entry a trace in the order of `which`; undefined leaves a trace's setting alone.
     const alone = (n, value) => which.map((m) => (m === n ? value : undefined));
     const change = {
       x: columns.map((c) => c[0]), y: columns.map((c) => c[1]), ...(dims === 3 ? { z: columns.map((c) => c[2]) } : {}),
       text: which.map((n) => part[n].text), textposition: alone(LIT, part[LIT].textposition),
       hovertext: alone(TOKENS, part[TOKENS].hovertext),
-      'marker.symbol': which.map((n) => (n === TOKENS ? symbol : n === WAY ? part[WAY].symbol : undefined)),
-      'marker.size': alone(TOKENS, part[TOKENS].size), 'marker.opacity': alone(TOKENS, dims === 3 ? 1 : part[TOKENS].clear),
+      'marker.symbol': which.map((n) => (n === TOKENS || n === WAY ? part[n].symbol : undefined)),
+      'marker.color': which.map((n) => (n === TOKENS ? part[n].fill : undefined)), 'marker.size': alone(TOKENS, part[TOKENS].size), 'marker.opacity': alone(TOKENS, dims === 3 ? 1 : part[TOKENS].clear),
       'marker.line.color': alone(TOKENS, edges()),
       'textfont.color': alone(TOKENS, dims === 3 ? shade(div, '--sp-ink') : part[TOKENS].ink),
     };

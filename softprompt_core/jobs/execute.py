@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +18,11 @@ from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 FLUSH_SECONDS = 0.25
 log = logging.getLogger(__name__)
+
+
+def new_owner() -> str:
+    """A name for this process in leases: machine, process, and something that no other has."""
+    return f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def execute(
@@ -31,7 +38,7 @@ def execute(
     `control` is a training.Control. A UserError becomes the run's reason; anything else is logged with
     its traceback and named in the reason.
     """
-    with beating(store, list(runs), owner=owner):
+    with beating(store, list(runs), control, owner=owner):
         ended: set[str] = set()
         try:
             for record in _trained(store, runs, control):
@@ -75,14 +82,19 @@ def _fail(store: Store, run_ids: set[str], reason: str, on_record: Callable[[Rec
 
 
 @contextmanager
-def beating(store: Store, run_ids: list[str], *, owner: str) -> Iterator[None]:
-    """Tells the store every second that these runs are still worked on."""
+def beating(store: Store, run_ids: list[str], control: object, *, owner: str) -> Iterator[None]:
+    """Every second: tells the store that these runs are worked on, and hears who was asked to stop."""
+    from softprompt_core.training import Control
+
+    assert isinstance(control, Control)
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             try:
                 store.heartbeat(run_ids, owner=owner)
+                for run_id in store.asked_to_stop(run_ids):
+                    control.stop(run_id)
             except Exception:
                 log.exception("heartbeat failed")
 

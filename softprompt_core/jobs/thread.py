@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.jobs.execute import execute
+from softprompt_core.jobs.execute import execute, new_owner
 from softprompt_core.records import EndRecord, LogRecord
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
@@ -32,7 +30,7 @@ class ThreadRunner:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._owner = f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._owner = new_owner()
         self._changed = threading.Condition()
         self._waiting: dict[str, list[_Job]] = {}
         self._working: dict[str, _Job] = {}
@@ -43,7 +41,7 @@ class ThreadRunner:
 
     def submit(self, configs: Sequence[TrainConfig]) -> list[str]:
         """The ids of new runs, in order; they train together where their settings allow it."""
-        group = f"group-{secrets.token_hex(4)}" if len(configs) > 1 else None
+        group = self._store.new_group_id() if len(configs) > 1 else None
         run_ids = [self._store.create(config, group_id=group) for config in configs]
         by_pass: dict[tuple[object, ...], _Job] = {}
         for run_id, config in zip(run_ids, configs, strict=True):
@@ -143,5 +141,7 @@ class ThreadRunner:
             if waiting:
                 try:
                     self._store.heartbeat(waiting, owner=self._owner)
+                    for run_id in self._store.asked_to_stop(waiting):
+                        self.stop(run_id)
                 except Exception:
                     log.exception("heartbeat of the queue failed")

@@ -18,9 +18,12 @@ def make_vocabulary():
         table = np.asarray(table, dtype=np.float32)
         everything = np.ones(len(table), dtype=bool)
         return Vocabulary(
-            table, row_norms(table), [f"w{i}" for i in range(len(table))],
+            table,
+            row_norms(table),
+            [f"w{i}" for i in range(len(table))],
             everything if is_listed is None else is_listed,
-            everything if is_whole_word is None else is_whole_word, {},
+            everything if is_whole_word is None else is_whole_word,
+            {},
         )
 
     return make

@@ -73,8 +73,12 @@ def test_equals_brute_force_on_the_bundled_model(vocabulary, metric, correction)
     prompt = vocabulary.table[rng.choice(len(vocabulary.table), 4)]
     prompt = prompt + 0.05 * rng.standard_normal(prompt.shape).astype(np.float32)
     few = Vocabulary(  # a brute force over everything would need hundreds of megabytes
-        vocabulary.table[:1500], vocabulary.norms[:1500], vocabulary.texts[:1500], vocabulary.is_listed[:1500],
-        vocabulary.is_whole_word[:1500], {},
+        vocabulary.table[:1500],
+        vocabulary.norms[:1500],
+        vocabulary.texts[:1500],
+        vocabulary.is_listed[:1500],
+        vocabulary.is_whole_word[:1500],
+        {},
     )
     found = nearest_words(prompt, few, top=20, metric=metric, correction=correction)
     assert_same(found, brute_force(prompt, few, top=20, metric=metric, correction=correction))
@@ -112,7 +116,8 @@ def test_ties_of_small_whole_numbers_come_by_lowest_id(table, vector, metric):
     products = a @ v
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(v)
     scores = {
-        "dot": products, "l2": -np.linalg.norm(a - v, axis=1),
+        "dot": products,
+        "l2": -np.linalg.norm(a - v, axis=1),
         "cosine": np.where(lengths > 0, products / np.where(lengths > 0, lengths, 1), 0),
     }[metric]
     assert [n.id for n in near] == list(np.argsort(-np.round(scores, 11), kind="stable"))
@@ -128,7 +133,9 @@ def test_planted_words_come_back_first(vocabulary, ten_words):
         if metric == "dot":  # a longer word in nearly the same direction may win: the known weakness of dot
             continue
         for whole_words in (False, True):
-            near = nearest_words(prompt, vocabulary, metric=metric, correction=correction, whole_words=whole_words)
+            near = nearest_words(
+                prompt, vocabulary, metric=metric, correction=correction, whole_words=whole_words
+            )
             assert [n[0].id for n in near] == ten_words
 
 

@@ -12,7 +12,7 @@ def test_gaussian_prompts_score_near_zero(vocabulary):
     rng = np.random.default_rng(7)
     width = vocabulary.table.shape[1]
     isotropic = rng.standard_normal((400, width)).astype(np.float32)
-    matched = (rng.standard_normal((400, width)) @ np.linalg.cholesky(listed_covariance(vocabulary)).T)
+    matched = rng.standard_normal((400, width)) @ np.linalg.cholesky(listed_covariance(vocabulary)).T
     for prompt in (isotropic, 100 * isotropic, matched.astype(np.float32)):
         assert (np.abs(null_scores(prompt, vocabulary)) <= 3).mean() >= 0.95
 
@@ -41,9 +41,7 @@ def test_null_vectors_have_the_words_covariance_and_norms(make_vocabulary):
 def test_seed_decides(make_vocabulary):
     table = np.random.default_rng(0).standard_normal((500, 16))
     prompt = table[:3].astype(np.float32)
-    one, same, other = (
-        null_scores(prompt, make_vocabulary(table), seed=seed) for seed in (0, 0, 1)
-    )
+    one, same, other = (null_scores(prompt, make_vocabulary(table), seed=seed) for seed in (0, 0, 1))
     assert (one == same).all() and (one != other).all()
 
 

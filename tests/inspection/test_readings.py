@@ -67,15 +67,31 @@ def test_document_has_exactly_the_promised_fields(vocabulary, ten_words):
     assert set(document["projection"]["points"][0]) == {"index", "x", "y", "z", "share_in_plane"}
     assert len(document["projection"]["explained_variance"]) == 3
     assert set(document["trust"]) == {
-        "score", "band", "limiting", "retention", "retention_low", "above_null", "stability", "echo",
-        "retention_of_change", "sentence",
+        "score",
+        "band",
+        "limiting",
+        "retention",
+        "retention_low",
+        "above_null",
+        "stability",
+        "echo",
+        "retention_of_change",
+        "sentence",
     }
 
 
 def test_trust_is_null_where_the_model_was_not_asked(vocabulary, ten_words):
     prompt = vocabulary.table[ten_words]
     trust = inspection_document(prompt, vocabulary, start=prompt)["trust"]
-    for name in ("score", "band", "limiting", "retention", "retention_low", "stability", "retention_of_change"):
+    for name in (
+        "score",
+        "band",
+        "limiting",
+        "retention",
+        "retention_low",
+        "stability",
+        "retention_of_change",
+    ):
         assert trust[name] is None
     assert trust["above_null"] == 1 and trust["echo"] == 1
     assert "Not measured" in trust["sentence"] and "10 of 10 only repeat the start" in trust["sentence"]

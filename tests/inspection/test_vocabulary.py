@@ -12,7 +12,14 @@ from transformers import PreTrainedTokenizerFast
 from softprompt_core.errors import UserError
 from softprompt_core.inspection import vocabulary as module
 from softprompt_core.inspection.vocabulary import (
-    build_vocabulary, checked_vectors, kept, listed_covariance, listed_mean, never_trained, row_norms, vocabulary_of,
+    build_vocabulary,
+    checked_vectors,
+    kept,
+    listed_covariance,
+    listed_mean,
+    never_trained,
+    row_norms,
+    vocabulary_of,
 )
 from softprompt_core.models import embedding_table, load_model, load_tokenizer
 
@@ -71,7 +78,19 @@ def test_ordinary_rows_are_never_called_untrained():
 
 
 def test_pieces_of_sentencepiece_count_with_and_without_space():
-    vocab = {"<unk>": 0, "<s>": 1, "▁": 2, "t": 3, "h": 4, "e": 5, "▁t": 6, "he": 7, "▁the": 8, "the": 9, "«": 10}
+    vocab = {
+        "<unk>": 0,
+        "<s>": 1,
+        "▁": 2,
+        "t": 3,
+        "h": 4,
+        "e": 5,
+        "▁t": 6,
+        "he": 7,
+        "▁the": 8,
+        "the": 9,
+        "«": 10,
+    }
     merges = [("▁", "t"), ("h", "e"), ("▁t", "he"), ("t", "he")]
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -1,0 +1,384 @@
+"""The command line: every command prints for people, or with --json one document for programs.
+
+Exit codes: 0 done; 2 the user's input; 1 a fault of the program, whose traceback is in the log file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from softprompt_core.config import INITS, CompareConfig, TrainConfig, config_from_json, parse_compare, parse_config
+from softprompt_core.errors import UserError
+from softprompt_core.store import Store
+
+METRICS = ("cosine", "dot", "l2")
+CORRECTIONS = ("none", "centred", "csls", "all_but_top")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["app"]:
+        from softprompt_core.ui.launch import main as launch
+
+        return launch(arguments[1:]) or 0
+    runs_dir = Path(os.environ.get("SOFTPROMPT_HOME") or "runs")
+    try:
+        options = _parser().parse_args(arguments)
+        runs_dir = Path(options.runs_dir)
+        _quiet()
+        document = options.run(options, Store(runs_dir))
+        if options.json:
+            print(json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False))
+        else:
+            options.show(document)
+    except UserError as error:
+        print(str(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception:
+        print(f"A fault in the program; the details are in {_log_fault(runs_dir)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _without_nan(value: Any) -> Any:
+    """The same document with null where a number is infinite or none at all."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _log_fault(runs_dir: Path) -> Path | str:
+    path = runs_dir / "softprompt.log"
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"softprompt {' '.join(sys.argv[1:])}\n{traceback.format_exc()}\n")
+    except OSError:
+        traceback.print_exc()
+        return "the lines above"
+    return path
+
+
+def _quiet() -> None:
+    """Keeps libraries' progress bars and warnings off the terminal."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+# ----------------------------------------------------------------- parsing
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors as one sentence and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}. See '{self.prog} --help'.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="softprompt", description="Train and inspect soft prompts on frozen language models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, about: str, run: Callable[..., Any], show: Callable[[Any], None]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.add_argument("--runs-dir", default=os.environ.get("SOFTPROMPT_HOME") or "runs",
+                             help="where runs are kept (default $SOFTPROMPT_HOME or runs/)")
+        command.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
+        command.set_defaults(run=run, show=show)
+        return command
+
+    train = add("train", "Train a soft prompt.", _train, _show_train)
+    _add_settings(train)
+    compare = add("compare", "Train several initialisations on the same data and compare.", _compare, _show_compare)
+    _add_settings(compare, leave_out=("init",))
+    compare.add_argument("--init", default=",".join(CompareConfig.model_fields["inits"].default),
+                         help=f"comma-separated, out of {', '.join(INITS)}")
+    compare.add_argument("--seeds", default="1", help="runs of each initialisation")
+    inspect = add("inspect", "Nearest words of each virtual token.", _inspect, _show_inspect)
+    inspect.add_argument("prompt", metavar="RUN|ADAPTER_DIR")
+    inspect.add_argument("--model", help="for an adapter folder that does not name its model")
+    inspect.add_argument("--top", default="10", help="neighbours of each token")
+    inspect.add_argument("--metric", default="cosine", help=", ".join(METRICS))
+    inspect.add_argument("--correction", default="none", help=", ".join(CORRECTIONS))
+    evaluate = add("eval", "Test a run's prompt on labelled data.", _eval, _show_figures)
+    evaluate.add_argument("prompt", metavar="RUN")
+    evaluate.add_argument("--data", help="left out: the run's own test rows")
+    predict = add("predict", "Classify texts with a run's prompt.", _predict, _show_predictions)
+    predict.add_argument("prompt", metavar="RUN")
+    predict.add_argument("--text", action="append", help="a text; may be given several times")
+    predict.add_argument("--file", help="a CSV, TSV or JSONL file with the run's columns, or .txt, a text a line")
+    export = add("export", "Write a folder that peft.PeftModel.from_pretrained loads.", _export, _show_path)
+    export.add_argument("prompt", metavar="RUN")
+    export.add_argument("--to", required=True, metavar="DIR")
+    bring = add("import", "Make a run of a PEFT folder, .npy or .safetensors prompt.", _import, _show_path)
+    bring.add_argument("path", metavar="DIR")
+    bring.add_argument("--model", help="the base model, where the folder does not name it")
+    bring.add_argument("--name")
+    runs = add("runs", "List, show, stop or delete runs.", _runs, _show_runs)
+    runs.add_argument("action", choices=("list", "show", "stop", "delete"))
+    runs.add_argument("prompt", metavar="RUN", nargs="?")
+    commands.add_parser("app", help="Start the page (see 'softprompt app --help').", add_help=False)
+    return parser
+
+
+def _add_settings(command: argparse.ArgumentParser, *, leave_out: Sequence[str] = ()) -> None:
+    """One flag a setting; values are checked by the settings themselves, all mistakes together."""
+    for key, info in TrainConfig.model_fields.items():
+        if key not in leave_out:
+            default = "" if info.default is None else f" (default {str(info.default)!r})"
+            about = f"{info.title}: {info.description}{default}".replace("%", "%%")
+            command.add_argument(f"--{key.replace('_', '-')}", dest=f"set_{key}", help=about, metavar="VALUE")
+    command.add_argument("--config", metavar="FILE", help="settings as JSON; flags win over the file")
+
+
+def _settings(options: argparse.Namespace) -> TrainConfig:
+    values: dict[str, Any] = {}
+    if options.config:
+        path = Path(options.config)
+        try:
+            values = config_from_json(path.read_text(encoding="utf-8"), origin=path.name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"The config file {options.config!r} cannot be read ({error}). Check the path.") from None
+    for key in TrainConfig.model_fields:
+        given = getattr(options, f"set_{key}", None)
+        if given is not None:
+            values[key] = given.encode().decode("unicode_escape") if key == "template" and "\\n" in given else given
+    return parse_config(values)
+
+
+def _whole(value: str, name: str) -> int:
+    if not value.isdigit() or int(value) < 1:
+        raise UserError(f"--{name}: {value!r} was given; allowed is a whole number of at least 1.")
+    return int(value)
+
+
+def _one_of(value: str, name: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise UserError(f"--{name}: {value!r} was given; allowed are {', '.join(allowed)}.")
+    return value
+
+
+# ---------------------------------------------------------------- commands
+
+
+def _train(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core.experiments import run_document
+
+    (info,) = [store.run(run_id) for run_id in _train_here(store, [_settings(options)])]
+    if info.status == "failed":
+        raise UserError(f"{info.reason} The run is kept as {info.run_id}.")
+    return run_document(info)
+
+
+def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core.experiments import comparison_document
+
+    comparison = parse_compare(
+        _settings(options), inits=[i.strip() for i in options.init.split(",") if i.strip()],
+        seeds=_whole(options.seeds, "seeds"),
+    )
+    infos = [store.run(run_id) for run_id in _train_here(store, comparison.arms())]
+    if all(info.status == "failed" for info in infos):
+        raise UserError(infos[0].reason)
+    return comparison_document(infos)
+
+
+def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
+    """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
+    from softprompt_core.data import load_task
+    from softprompt_core.jobs.execute import execute, new_owner
+    from softprompt_core.training import Control
+
+    load_task(configs[0])
+    group = store.new_group_id() if len(configs) > 1 else None
+    runs = {store.create(config, group_id=group): config for config in configs}
+    owner = new_owner()
+    store.claim(list(runs), owner=owner)
+    control = Control()
+    previous = signal.signal(signal.SIGINT, lambda *_: control.stop_all())
+    progress = _Progress(len(runs))
+    try:
+        by_pass: dict[tuple[Any, ...], dict[str, TrainConfig]] = {}
+        for run_id, config in runs.items():
+            by_pass.setdefault(config.pass_settings(), {})[run_id] = config
+        for together in by_pass.values():
+            execute(store, together, control, owner=owner, on_record=progress)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return list(runs)
+
+
+class _Progress:
+    """A line a look at the validation split, and one a run's end, on stderr."""
+
+    def __init__(self, runs: int) -> None:
+        self._many = runs > 1
+        self._loss: dict[str, float] = {}
+
+    def __call__(self, record: Any) -> None:
+        from softprompt_core.records import EndRecord, EvalRecord, LogRecord, StepRecord
+
+        who = f"{record.run_id}: " if self._many else ""
+        if isinstance(record, StepRecord):
+            self._loss[record.run_id] = record.loss
+        elif isinstance(record, EvalRecord) and record.split == "validation":
+            accuracy = "" if record.accuracy is None else f", accuracy {record.accuracy:.1%}"
+            train = self._loss.get(record.run_id, math.nan)
+            losses = f"train loss {train:.3f}, validation loss {record.loss:.3f}"
+            print(f"{who}step {record.step}: {losses}{accuracy}", file=sys.stderr)
+        elif isinstance(record, LogRecord):
+            print(f"{who}{record.text}", file=sys.stderr)
+        elif isinstance(record, EndRecord):
+            print(f"{who}{record.status}", file=sys.stderr)
+
+
+def _inspect(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core import operations
+
+    switches: dict[str, Any] = {
+        "top": _whole(options.top, "top"),
+        "metric": _one_of(options.metric, "metric", METRICS),
+        "correction": _one_of(options.correction, "correction", CORRECTIONS),
+    }
+    path = Path(options.prompt)
+    if store.has_run(options.prompt) or not path.exists():
+        return operations.inspect_run(store, options.prompt, **switches)
+    from softprompt_core.adapters import check_fits, import_prompt
+    from softprompt_core.models import load_model
+
+    found = import_prompt(path)
+    name = options.model or found.base_model
+    if not name:
+        raise UserError(f"{options.prompt!r} does not say which model it belongs to. Name it with --model.")
+    base = load_model(name)
+    check_fits(found.prompt, base)
+    return operations.inspect_prompt(base, found.prompt, **switches)
+
+
+def _eval(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core import operations
+
+    return operations.evaluate_run(store, options.prompt, data=options.data)
+
+
+def _predict(options: argparse.Namespace, store: Store) -> list[dict[str, Any]]:
+    from softprompt_core import operations
+    from softprompt_core.data import read_rows
+
+    if bool(options.text) == bool(options.file):
+        raise UserError("Give the texts to classify either with --text or with --file.")
+    if options.text:
+        rows = operations.text_rows(store, options.prompt, options.text)
+    elif options.file.endswith(".txt"):
+        try:
+            lines = Path(options.file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{options.file!r} cannot be read ({error}). Give a UTF-8 text file.") from None
+        rows = operations.text_rows(store, options.prompt, [line for line in lines if line.strip()])
+    else:
+        rows = read_rows(Path(options.file))
+    return operations.predict_with_run(store, options.prompt, rows)
+
+
+def _export(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core import operations
+
+    folder = operations.export_run(store, options.prompt, Path(options.to))
+    return {"run_id": options.prompt, "path": str(folder)}
+
+
+def _import(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core import operations
+
+    path = Path(options.path)
+    return {"run_id": operations.import_folder(store, path, model=options.model, name=options.name), "path": str(path)}
+
+
+def _runs(options: argparse.Namespace, store: Store) -> Any:
+    from softprompt_core.operations import listing
+
+    store.mark_interrupted()
+    if options.action == "list":
+        return [listing(info) for info in store.runs()]
+    if not options.prompt:
+        raise UserError(f"'runs {options.action}' needs the id of a run. 'softprompt runs list' names them all.")
+    info = store.run(options.prompt)
+    if options.action == "stop":
+        store.ask_to_stop(info.run_id)
+    if options.action == "delete":
+        store.delete(info.run_id)
+        return [{**listing(info), "status": "deleted"}]
+    return [listing(store.run(info.run_id))]
+
+
+# ----------------------------------------------------------------- showing
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1%}"
+
+
+def _show_train(document: dict[str, Any]) -> None:
+    low, high = document.get("eval_accuracy_low"), document.get("eval_accuracy_high")
+    interval = f" (95 % interval {low:.1%} to {high:.1%})" if low is not None and high is not None else ""
+    print(f"{document['run_id']}: {document['status']} after {document.get('steps')} steps")
+    print(f"test accuracy          {_percent(document.get('eval_accuracy'))}{interval}")
+    for source, name in (("hand_written", "hand-written prompt"), ("majority", "majority class")):
+        figures = (document.get("baselines") or {}).get(source)
+        print(f"{name:<22} {_percent(figures['accuracy'] if figures else None)}")
+
+
+def _show_compare(document: dict[str, Any]) -> None:
+    for entry in document["summary"]:
+        print(f"{entry['init']:<16} {_percent(entry['accuracy_mean'])} over {entry['runs']} runs")
+    print(document["verdict"])
+
+
+def _show_inspect(document: dict[str, Any]) -> None:
+    for token in document["tokens"]:
+        words = "  ".join(f"{n['token']} {n['score']:.2f}" for n in token["neighbours"][:5])
+        z = "" if token["z"] is None else f"z {token['z']:.1f}"
+        print(f"{token['index'] + 1:>4}  {z:<8}{'echo' if token['echo'] else '':<6}{words}")
+
+
+def _show_figures(document: dict[str, Any]) -> None:
+    for key, value in document.items():
+        print(f"{key:<12} {value:.4f}" if isinstance(value, float) else f"{key:<12} {value}")
+
+
+def _show_predictions(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        print(f"{row['label']}\t{row['probabilities'][row['label']]:.2f}\t{row['text']}")
+
+
+def _show_path(document: dict[str, Any]) -> None:
+    print(f"{document['run_id']}  {document['path']}")
+
+
+def _show_runs(rows: list[dict[str, Any]]) -> None:
+    for row in rows or [{"run_id": "no runs yet", "status": "", "name": "start one with 'softprompt train'"}]:
+        print(f"{row['run_id']:<52} {row['status']:<12} {row['name']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

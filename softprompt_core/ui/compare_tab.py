@@ -1,0 +1,282 @@
+"""The Compare tab: one click trains several initialisations on the same batches, watched and read side by side.
+
+The group shown is the value of two components: the loss chart and the panes. Both ask the store for news by
+themselves, so a reload or a second browser only needs the group's id.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from softprompt_core.config import BUNDLED_MODEL, INITS, CompareConfig, TrainConfig, limits, parse_compare
+from softprompt_core.errors import UserError
+from softprompt_core.records import ENDED, RunInfo
+from softprompt_core.ui import charts, form, messages
+from softprompt_core.ui.context import Context
+from softprompt_core.ui.live import ASSETS, loss_chart
+from softprompt_core.ui.opened import Opened, cloud_of, open_run, tokens_of
+from softprompt_core.ui.train_tab import check
+
+SCRIPTS = ("space.js", "dust.js", "compare.js")
+FIELDS = ("data", "model", "steps", "virtual_tokens", "lr")
+WORDS = 3
+"""Nearest words of a virtual token in a pane: the first is shown, the others on asking."""
+
+
+def build(context: Context) -> None:
+    """Builds the tab inside the current layout."""
+    with gr.Column(elem_id="compare-tab", elem_classes="sp-compare"):
+        fields, inits, seeds, go = _form(context)
+        with gr.Row(elem_classes="sp-compare-pick"):
+            group = gr.Dropdown(
+                [], label="Comparison", elem_id="compare-group", scale=5, min_width=240,
+                info="The one shown below; earlier ones stay here.",
+            )
+            stop = gr.Button("Stop all", variant="stop", elem_id="compare-stop", scale=0, min_width=120, size="sm")
+        chart = loss_chart(context.store, height=340, elem_id="compare-chart")
+        panes = gr.HTML(
+            "",
+            elem_id="compare-view",
+            html_template=(ASSETS / "html" / "compare.html").read_text(encoding="utf-8"),
+            js_on_load="\n".join((ASSETS / "js" / name).read_text(encoding="utf-8") for name in SCRIPTS),
+            apply_default_css=False,
+            server_functions=sources(context),
+        )
+
+    root = context.store.root
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    @messages.guarded(root, "starting the comparison")
+    def start(wanted: list[str], count: float | None, *values: Any) -> Any:
+        configs = arms(values, inits=wanted, seeds=count)
+        check(configs[0])
+        run_ids = context.runner.submit(configs)
+        return shown(context.store.run(run_ids[0]).group_id or "")
+
+    @messages.guarded(root, "opening the page")
+    def attach() -> Any:
+        return shown(newest(groups(context)))
+
+    def shown(group_id: str) -> Any:
+        choices = [(group_label(infos), key) for key, infos in groups(context)]
+        infos = context.store.group(group_id) if group_id else []
+        return gr.Dropdown(choices=choices, value=group_id or None), curves(infos), group_id
+
+    @messages.guarded(root, "opening a comparison")
+    def switch(group_id: str | None) -> Any:
+        return curves(context.store.group(group_id or "")), group_id or ""
+
+    @messages.guarded(root, "stopping the comparison")
+    def stop_all(group_id: str | None) -> None:
+        asked = [info.run_id for info in context.store.group(group_id or "") if info.status not in ENDED]
+        stopped = sum(context.runner.stop(run_id) for run_id in asked)
+        if not stopped:
+            raise UserError("Nothing of this comparison is at work in this program, so there is nothing to stop.")
+        gr.Info(f"Stopping {stopped} runs. Each keeps its best prompt.")
+
+    outputs = [group, chart, panes]
+    go.click(start, [inits, seeds, *fields.values()], outputs, **quiet).then(
+        None, js="() => document.querySelector('#compare-chart')?.scrollIntoView({behavior: 'smooth', block: 'start'})",
+        api_visibility="private",
+    )
+    group.input(switch, group, [chart, panes], **quiet)
+    stop.click(stop_all, group, None, **quiet)
+    demo = gr.context.Context.root_block
+    if demo is not None:
+        demo.load(attach, None, outputs, **quiet)
+
+
+def _form(context: Context) -> tuple[dict[str, Any], gr.CheckboxGroup, gr.Number, gr.Button]:
+    from softprompt_core.data import list_bundled
+
+    defaults = TrainConfig()
+    data = [(name, name) for name in list_bundled()] + form.uploads(context.store.root)
+    inits = gr.CheckboxGroup(
+        [(name.replace("_", " "), name) for name in INITS], value=list(CompareConfig().inits), label="Initialisations",
+        elem_id="compare-inits",
+        info="Random and text differ in two ways; sampled vocab starts at real words too, but at random ones.",
+    )
+    with gr.Row(elem_classes="sp-compare-form"):
+        data_field = gr.Dropdown(
+            data, value=defaults.data, label="Data", elem_id="compare-data", allow_custom_value=True, min_width=130,
+            info="A bundled name, an upload of the Train tab, a file or a folder",
+        )
+        model = gr.Dropdown(
+            [(f"{BUNDLED_MODEL} (small, offline)", BUNDLED_MODEL)], value=defaults.model, label="Model",
+            elem_id="compare-model", allow_custom_value=True, min_width=130, info="A folder or a hub id works too",
+        )
+    with gr.Row(elem_classes="sp-compare-numbers"):
+        seeds = gr.Number(
+            1, precision=0, minimum=1, maximum=50, label="Seeds", elem_id="compare-seeds", min_width=110,
+            info="3 or more tell luck from effect",
+        )
+        numbers = {
+            name: gr.Number(
+                getattr(defaults, name), precision=None if name == "lr" else 0, min_width=110,
+                step=form.LR_STEP if name == "lr" else 1, label=sentence_case(name), elem_id=f"compare-{name}",
+                info=allowed(name),
+            )
+            for name in ("steps", "virtual_tokens", "lr")
+        }
+        go = gr.Button("Compare", variant="primary", elem_id="compare-go", scale=1, min_width=150)
+    return {"data": data_field, "model": model, **numbers}, inits, seeds, go
+
+
+def sentence_case(field: str) -> str:
+    title = TrainConfig.model_fields[field].title or field
+    return title[0].upper() + title[1:]
+
+
+def allowed(field: str) -> str:
+    """The limits of a number in words."""
+    found = limits(field)
+    low = f"above {found['gt']:g}" if "gt" in found else f"{found.get('ge', 0):g}"
+    return f"{low} to {found['le']:,.0f}" if "le" in found else low
+
+
+def arms(values: Sequence[Any], *, inits: Sequence[str], seeds: float | None) -> list[TrainConfig]:
+    """The settings of every run that the form asks for. Raises UserError naming every mistake at once."""
+    if not inits:
+        raise UserError("No initialisation is ticked. Tick at least one; random and text are the usual pair.")
+    compare = parse_compare(form.read(FIELDS, values), inits=list(inits), seeds=1 if seeds is None else seeds)  # type: ignore[arg-type]
+    configs = compare.arms()
+    if len(configs) < 2:
+        raise UserError("One run is no comparison. Tick a second initialisation, or ask for more seeds.")
+    return configs
+
+
+def groups(context: Context) -> list[tuple[str, list[RunInfo]]]:
+    """(group id, its runs) of every comparison, newest first."""
+    found: dict[str, list[RunInfo]] = {}
+    for info in context.store.runs():
+        if info.group_id:
+            found.setdefault(info.group_id, []).insert(0, info)
+    return list(found.items())
+
+
+def newest(found: Sequence[tuple[str, list[RunInfo]]]) -> str:
+    """The id of the newest comparison at work, else of the newest; empty when there is none."""
+    at_work = [key for key, infos in found if any(info.status not in ENDED for info in infos)]
+    return (at_work or [key for key, _ in found] or [""])[0]
+
+
+def group_label(infos: Sequence[RunInfo]) -> str:
+    """How a comparison is called in the list."""
+    first = infos[0]
+    inits = " / ".join(dict.fromkeys(str(info.config.get("init")).replace("_", " ") for info in infos))
+    seeds = len({info.config.get("seed") for info in infos})
+    when = time.strftime("%d %b %H:%M", time.localtime(first.created))
+    at_work = "" if all(info.status in ENDED for info in infos) else " · at work"
+    data = str(first.config.get("data")).rsplit("/", 1)[-1]
+    return f"{when} · {data} · {inits} · {seeds} seed{'s' if seeds > 1 else ''}{at_work}"
+
+
+def curves(infos: Sequence[RunInfo]) -> str:
+    """The loss chart's value for these runs."""
+    return json.dumps([info.run_id for info in infos])
+
+
+# ------------------------------------------------- what the browser may ask
+
+
+def sources(context: Context) -> list[Callable[[Any], str]]:
+    """The functions the page's script calls: the news of a comparison, and the vocabulary's picture."""
+    root = context.store.root
+
+    def news(asked: Any) -> str:
+        try:
+            group_id, seen = _checked(asked)
+            return group_news(context, group_id, seen)
+        except Exception as error:
+            return charts.compact({"error": messages.sentence(error, root=root, doing="reading the comparison")})
+
+    def cloud(key: Any) -> str:
+        try:
+            return cloud_of(str(key))
+        except UserError as error:
+            return charts.compact({"error": str(error)})
+
+    return [news, cloud]
+
+
+def group_news(context: Context, group_id: str, seen: dict[str, str]) -> str:
+    """What a page that has seen these stamps (run id → stamp) still lacks of a comparison; empty when nothing.
+
+    Runs whose prompt has moved come with their words and places; the verdict comes once, when all have ended.
+    """
+    infos = context.store.group(group_id)
+    if not infos:
+        return charts.compact({"empty": True})
+    changed = []
+    for info in infos:
+        prompt_step = context.store.prompt_at(info.run_id)[0] if context.store.has_prompt(info.run_id) else None
+        facts = f"{info.status}:{info.step}"
+        before_facts, _, before_prompt = seen.get(info.run_id, "").partition("|")
+        prompt_mark = f"{'live' if info.status not in ENDED else 'end'}:{prompt_step}"
+        if facts == before_facts and prompt_mark == before_prompt:
+            continue
+        item = run_item(info, validation=validation_accuracy(context, info)) | {"stamp": f"{facts}|{prompt_mark}"}
+        if prompt_step is not None and prompt_mark != before_prompt:
+            item |= prompt_item(open_run(context, info.run_id))
+        changed.append(item)
+    if not changed:
+        return ""
+    ended = all(info.status in ENDED for info in infos)
+    return charts.compact({
+        "order": [info.run_id for info in infos], "runs": changed, "ended": ended,
+        "summary": summary(infos) if ended else None,
+    })
+
+
+def validation_accuracy(context: Context, info: RunInfo) -> float | None:
+    """The newest accuracy on the validation rows; None when there is none yet."""
+    found = [e.accuracy for e in context.store.evals(info.run_id) if e.split == "validation" and e.source == "prompt"]
+    return found[-1] if found else None
+
+
+def run_item(info: RunInfo, *, validation: float | None) -> dict[str, Any]:
+    """The facts of one run in a pane."""
+    result = info.result
+    return {
+        "id": info.run_id, "init": str(info.config.get("init")), "seed": info.config.get("seed"), "status": info.status,
+        "step": info.step, "steps": info.steps, "line": charts.result_line(info),
+        "validation": validation, "accuracy": result.get("eval_accuracy"), "low": result.get("eval_accuracy_low"),
+        "high": result.get("eval_accuracy_high"), "baselines": charts.baselines(result),
+    }
+
+
+def prompt_item(opened: Opened) -> dict[str, Any]:
+    """Words and places of one run's prompt: words is [[word, cosine, z, echo, others], …]."""
+    from softprompt_core.inspection.projection import project
+
+    space = opened.space
+    readings = tokens_of(opened, metric="cosine", correction="none", whole_words=False, top=WORDS)
+    words: list[list[Any]] = []
+    for reading in readings:
+        tokens = [n.token for n in reading.neighbours] or ["–"]
+        score = reading.neighbours[0].score if reading.neighbours else None
+        words.append([tokens[0], charts.number(score), charts.number(reading.z), reading.echo, tokens[1:]])
+    places = charts.quantise(project(opened.prompt, space.basis)[:, :2], charts.grid_step(space.coordinates))
+    return {
+        "words": words, "xy": places.ravel().tolist(), "prompt_step": opened.step, "key": space.key,
+        "explained": charts.rounded(space.basis.explained_variance_ratio[:2]),
+    }
+
+
+def summary(infos: Sequence[RunInfo]) -> dict[str, Any]:
+    """Table and verdict of a comparison that has ended."""
+    from softprompt_core.experiments import comparison_document
+
+    document = comparison_document(list(infos))
+    return {"rows": charts.summary_rows(document), "verdict": str(document.get("verdict", ""))}
+
+
+def _checked(asked: Any) -> tuple[str, dict[str, str]]:
+    if not isinstance(asked, dict) or not isinstance(asked.get("seen"), dict):
+        raise UserError("The page asked for a comparison in a way that is not known. Reload the page.")
+    return str(asked.get("group", "")), {str(key): str(value) for key, value in asked["seen"].items()}

@@ -1,0 +1,121 @@
+"""The Train form: one component a setting, its default, limits and help read from the settings model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+
+from softprompt_core.config import INITS, TrainConfig, limits, parse_config
+
+INIT_NAMES = {
+    "text": "text: the words below",
+    "sampled_vocab": "sampled_vocab: random vocabulary rows",
+    "random": "random: Gaussian, as wide as the vocabulary",
+    "random_uniform": "random_uniform: between ± the range",
+    "peft_random": "peft_random: as PEFT draws it",
+    "class_labels": "class_labels: the label words",
+    "first_rows": "first_rows: the first vocabulary rows",
+}
+LR_STEP = 0.005
+
+
+def number(field: str, **look: Any) -> gr.Number:
+    """A number field; its limits are shown, and checked by the settings so that all mistakes come at once."""
+    return gr.Number(
+        TrainConfig.model_fields[field].default, label=_label(field), info=look.pop("info", _help(field)),
+        elem_id=f"train-{field}", interactive=True, min_width=90, **look,
+    )
+
+
+def text(field: str, **look: Any) -> gr.Textbox:
+    """A text field; empty means the default."""
+    default = TrainConfig.model_fields[field].default
+    return gr.Textbox(
+        default or "", label=_label(field), info=look.pop("info", _help(field)), elem_id=f"train-{field}",
+        interactive=True, **look,
+    )
+
+
+def choice(field: str, choices: Sequence[Any] | None = None, **look: Any) -> gr.Dropdown:
+    """A drop-down; its choices are the allowed values unless others are given."""
+    info = TrainConfig.model_fields[field]
+    return gr.Dropdown(
+        list(choices if choices is not None else get_args(info.annotation)),
+        value=look.pop("value", info.default), label=_label(field), info=look.pop("info", _help(field)),
+        elem_id=f"train-{field}", interactive=True, **look,
+    )
+
+
+def field(name: str) -> gr.Component:
+    """The component that fits a setting's type."""
+    kind = TrainConfig.model_fields[name].annotation
+    if get_origin(kind) is Literal:
+        return choice(name, min_width=130)
+    if any(part in (int, float) for part in (kind, *get_args(kind))):
+        return number(name)
+    return text(name, max_lines=1)
+
+
+def init_choice() -> gr.Dropdown:
+    """The initialisations by name, each with a word on what it does."""
+    return choice("init", [(INIT_NAMES.get(name, name), name) for name in INITS], filterable=False)
+
+
+def read(fields: Sequence[str], values: Sequence[Any]) -> TrainConfig:
+    """Checked settings from what the form holds; an empty field means its default.
+
+    Raises UserError naming every mistake at once.
+    """
+    given = dict(zip(fields, values, strict=True))
+    optional = {name for name, info in TrainConfig.model_fields.items() if info.default is None}
+    blank = {name for name in given if given[name] is None or given[name] == ""}
+    return parse_config({name: value for name, value in given.items() if name not in blank & optional})
+
+
+def fill(fields: Sequence[str], config: TrainConfig) -> list[Any]:
+    """What the form shows for these settings, in the order of `fields`."""
+    values = config.model_dump()
+    return ["" if values[f] is None and f in TEXTS else values[f] for f in fields]
+
+
+TEXTS = ("name", "init_text")
+
+
+def keep_upload(path: str, *, root: Path) -> Path:
+    """Where an uploaded file is kept, so that runs made from it can be repeated; same bytes, same place."""
+    import hashlib
+    import shutil
+
+    source = Path(path)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    target = root / "uploads" / digest / source.name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, part)
+        part.replace(target)
+    return target
+
+
+def uploads(root: Path) -> list[tuple[str, str]]:
+    """(name shown, path) of every kept upload, newest first."""
+    files = [f for f in (root / "uploads").glob("*/*") if f.is_file() and not f.name.startswith(".")]
+    files.sort(key=lambda file: -file.stat().st_mtime)
+    return [(f"{file.name} (uploaded)", str(file)) for file in files]
+
+
+def _label(field: str) -> str:
+    title = TrainConfig.model_fields[field].title or field
+    return title[0].upper() + title[1:]
+
+
+def _help(field: str) -> str | None:
+    """The setting's description and its limits in words."""
+    info, found = TrainConfig.model_fields[field], limits(field)
+    low = f"over {found['gt']:g}" if "gt" in found else f"{found['ge']:g}" if "ge" in found else ""
+    high = f"{found['le']:,.0f}" if found.get("le", 0) >= 1 else f"{found['le']:g}" if "le" in found else ""
+    span = f"{low} to {high}" if low and high else ""
+    return " ".join(part for part in (info.description or "", f"({span})" if span else "") if part) or None

@@ -1,0 +1,103 @@
+"""The Runs tab and the HTTP endpoints: what can be done with runs that exist."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import zipfile
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import App
+
+SMALL = {"steps": 6, "virtual_tokens": 3, "batch_size": 4}
+
+
+@pytest.fixture
+def done(app: App) -> str:
+    """The id of a run that has ended well."""
+    run_id = str(app.call("/train", SMALL)["run_id"])
+    assert app.wait_for_end(run_id).status == "done"
+    return run_id
+
+
+def choose(page: Page, app: App, run_id: str) -> None:
+    """Opens the Runs tab and picks a run in the table."""
+    page.goto(app.url)
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    row = [info.run_id for info in app.store.runs()].index(run_id)
+    page.locator("#runs-table").get_by_test_id(f"cell-{row}-1").click()
+    expect(page.locator("#runs-name input, #runs-name textarea")).to_have_value(app.store.run(run_id).name)
+
+
+def test_run_is_renamed_and_the_table_says_so(page: Page, app: App, done: str) -> None:
+    choose(page, app, done)
+    page.locator("#runs-name input, #runs-name textarea").fill("the <b>best</b> one")
+    page.locator("#runs-rename").click()
+    expect(page.locator("#runs-about")).to_contain_text("the <b>best</b> one")
+    expect(page.locator("#runs-table").get_by_text("the <b>best</b> one")).not_to_have_count(0)
+    assert app.store.run(done).name == "the <b>best</b> one"
+    page.locator("#runs-name input, #runs-name textarea").fill("../up")
+    page.locator("#runs-rename").click()
+    expect(page.get_by_test_id("toast-body")).to_contain_text("plain name")
+    assert app.store.run(done).name == "the <b>best</b> one"
+
+
+def test_run_is_deleted_only_after_it_was_asked(page: Page, app: App, done: str) -> None:
+    choose(page, app, done)
+    page.locator("#runs-delete").click()
+    page.locator("#runs-keep").click()
+    expect(page.locator("#runs-sure")).to_be_hidden()
+    assert app.store.run(done)
+    page.locator("#runs-delete").click()
+    page.locator("#runs-sure").click()
+    expect(page.locator("#runs-actions")).to_be_hidden()
+    assert done not in [info.run_id for info in app.store.runs()]
+    assert not (app.store.root / done).exists()
+
+
+def test_download_is_a_folder_for_peft(page: Page, app: App, done: str, tmp_path: Path) -> None:
+    choose(page, app, done)
+    with page.expect_download() as waiting:
+        page.locator("#runs-download").click()
+    path = tmp_path / "run.zip"
+    waiting.value.save_as(path)
+    with zipfile.ZipFile(path) as archive:
+        names = {Path(name).name for name in archive.namelist()}
+        config = json.loads(archive.read(f"{done}/adapter_config.json"))
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+    assert (config["peft_type"], config["num_virtual_tokens"]) == ("PROMPT_TUNING", 3)
+
+
+def test_command_repeats_the_run_and_buttons_lead_to_the_other_tabs(page: Page, app: App, done: str) -> None:
+    choose(page, app, done)
+    command = page.locator("#runs-command textarea").input_value()
+    assert shlex.split(command) == [
+        "softprompt", "train", "--data", "complaints", "--virtual-tokens", "3", "--steps", "6", "--batch-size", "4",
+    ]
+    page.locator("#runs-show").click()
+    expect(page.locator("#train-chart")).to_be_visible()
+    expect(page.locator("#train-chart .sp-tiles")).to_contain_text("6 / 6")
+
+
+def test_endpoints_answer_and_refuse_in_words(app: App, done: str) -> None:
+    assert app.call("/status", done)["result"]["steps"] == 6
+    found = app.call("/metrics", done, 2)
+    assert [step["step"] for step in found["steps"]] == [3, 4, 5, 6]
+    assert done in [run["run_id"] for run in app.call("/runs")]
+    assert len(app.call("/inspect", done, 3)["tokens"]) == 3
+    rows = app.call("/predict", done, ["My parcel never came.", "Thank you so much!"])
+    assert all(row["label"] in ("complaint", "no complaint") for row in rows)
+    with zipfile.ZipFile(app.call("/export", done)) as archive:
+        assert f"{done}/adapter_config.json" in archive.namelist()
+    for endpoint, arguments, words in (
+        ("/train", [{"steps": 0}], "steps: 0 was given"),
+        ("/train", [{"stepz": 5}], "unknown settings: stepz"),
+        ("/train", ["steps"], "not an object"),
+        ("/status", ["../../etc"], "There is no run"),
+        ("/predict", [done, []], "one or more texts"),
+    ):
+        with pytest.raises(Exception, match=words):
+            app.call(endpoint, *arguments)

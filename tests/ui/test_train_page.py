@@ -1,0 +1,193 @@
+"""The Train tab, driven as a user drives it, against the real app and model."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import App
+
+CURVE = """() => {
+  const plot = document.querySelector('#train-chart .js-plotly-plot');
+  return (plot?._fullData ?? []).map(t => ({name: t.name, x: Array.from(t.x ?? []), y: Array.from(t.y ?? [])}));
+}"""
+HAS_POINTS = """least => {
+  const plot = document.querySelector('#train-chart .js-plotly-plot');
+  return (plot?._fullData?.[0]?.x?.length ?? 0) >= least;
+}"""
+RANGE = "() => document.querySelector('#train-chart .js-plotly-plot')._fullLayout.xaxis.range"
+LONG = 2_000
+
+
+def set_number(page: Page, field: str, value: float) -> None:
+    page.locator(f"#train-{field} input").fill(str(value))
+
+
+def open_ready(page: Page, app: App) -> None:
+    page.goto(app.url)
+    expect(page.locator("#train-preview .sp-row").first).to_be_visible()
+
+
+def start(page: Page, *, steps: int, tokens: int = 4) -> None:
+    set_number(page, "steps", steps)
+    set_number(page, "virtual_tokens", tokens)
+    page.locator("#train-go").click()
+
+
+def zoom_in(page: Page) -> None:
+    """Drags a box over the middle of the chart."""
+    plot = page.locator("#train-chart .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"], steps=5)
+    page.mouse.up()
+
+
+def test_page_opens_complete_and_says_what_to_do_first(page: Page, app: App) -> None:
+    open_ready(page, app)
+    expect(page.locator("#train-data input")).to_have_value("complaints")
+    expect(page.locator("#train-model input")).to_have_value(re.compile("bundled"))
+    expect(page.locator("#train-init input")).to_have_value(re.compile("^text"))
+    expect(page.locator("#train-preview")).to_contain_text("virtual token")
+    if not app.store.runs():
+        expect(page.locator("#train-chart")).to_contain_text("Press Train")
+
+
+def test_one_click_gives_the_stored_curve_and_a_result_beside_the_baselines(page: Page, app: App) -> None:
+    open_ready(page, app)
+    before = len(app.store.runs())
+    start(page, steps=20)
+    expect(page.locator("#train-chart .sp-tiles")).to_contain_text("done", timeout=90_000)
+    expect(page.locator("#train-result tr.sp-best")).to_contain_text("%")
+    assert len(app.store.runs()) == before + 1
+    run = app.newest()
+    raw, smooth, validation = page.evaluate(CURVE)
+    steps = app.store.metrics(run.run_id)
+    assert raw["x"] == [s.step for s in steps] == list(range(1, 21))
+    assert raw["y"] == pytest.approx([s.loss for s in steps], rel=1e-4)
+    assert smooth["x"] == raw["x"]
+    assert smooth["y"][-1] == pytest.approx(sum(s.loss for s in steps[-5:]) / 5, rel=1e-4)
+    evals = [e for e in app.store.evals(run.run_id) if e.split == "validation" and e.source == "prompt"]
+    assert validation["x"] == [e.step for e in evals]
+    assert validation["y"] == pytest.approx([e.loss for e in evals], rel=1e-4)
+    expect(page.locator("#train-result tr.sp-best")).to_contain_text(f"{100 * run.result['eval_accuracy']:.1f} %")
+    expect(page.locator("#train-result")).to_contain_text("always the most frequent label")
+    expect(page.locator("#train-title")).to_contain_text(run.name)
+    expect(page.locator("#train-words li")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Page, app: App) -> None:
+    open_ready(page, app)
+    start(page, steps=LONG)
+    page.wait_for_function(HAS_POINTS, arg=8)
+    seen = page.evaluate(CURVE)[0]["x"]
+    page.reload()
+    page.wait_for_function(HAS_POINTS, arg=len(seen) + 2)
+    again = page.evaluate(CURVE)[0]
+    assert again["x"] == list(range(1, len(again["x"]) + 1))
+    expect(page.locator("#train-steps input")).to_have_value(str(LONG))
+
+    zoom_in(page)
+    zoomed = page.evaluate(RANGE)
+    page.wait_for_function(HAS_POINTS, arg=len(again["x"]) + 5)
+    assert page.evaluate(RANGE) == zoomed
+    page.locator("#train-stop").click()
+    run = app.wait_for_end(app.newest().run_id)
+    assert run.status == "stopped"
+    expect(page.locator("#train-chart .sp-tiles")).to_contain_text("stopped")
+    expect(page.locator("#train-result")).to_contain_text("best prompt so far is kept")
+    page.wait_for_function(HAS_POINTS, arg=run.step)
+
+
+def test_closing_the_tab_never_stops_training(page: Page, app: App) -> None:
+    open_ready(page, app)
+    start(page, steps=LONG)
+    page.wait_for_function(HAS_POINTS, arg=2)
+    run_id = app.newest().run_id
+    page.goto("about:blank")
+    reached = app.store.run(run_id).step
+    for _ in range(100):
+        if app.store.run(run_id).step > reached + 2:
+            break
+        page.wait_for_timeout(100)
+    assert app.store.run(run_id).status == "running"
+    assert app.store.run(run_id).step > reached + 2
+    app.call("/stop", run_id)
+    assert app.wait_for_end(run_id).status == "stopped"
+
+
+def test_uploaded_table_with_odd_columns_is_guessed_shown_and_changeable(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    open_ready(page, app)
+    page.locator("#train-upload input[type=file]").set_input_files(odd_table(tmp_path))
+    preview = page.locator("#train-preview")
+    expect(preview).to_contain_text("angry")
+    expect(page.locator("#train-text_column input")).to_have_value("what they wrote")
+    expect(page.locator("#train-label_column input")).to_have_value("mood (1st look)")
+    expect(preview).to_contain_text("1 dropped")
+    assert page.evaluate("window.pwned") is None
+    expect(preview).to_contain_text("pwned")
+
+    page.locator("#train-label_column input").click()
+    page.get_by_role("option", name="channel").click()
+    expect(preview.locator("b", has_text="letter")).to_be_visible()
+    start(page, steps=3)
+    page.wait_for_function(HAS_POINTS, arg=3)
+    run = app.newest()
+    app.wait_for_end(run.run_id)
+    assert (run.config["text_column"], run.config["label_column"]) == ("what they wrote", "channel")
+    assert Path(run.config["data"]).is_relative_to(app.store.root)
+
+
+def test_wrong_input_names_every_mistake_and_makes_no_run(page: Page, app: App) -> None:
+    open_ready(page, app)
+    before = len(app.store.runs())
+    set_number(page, "lr", 0)
+    start(page, steps=0)
+    toast = page.get_by_test_id("toast-body")
+    expect(toast).to_contain_text("steps: 0 was given; allowed is a whole number at least 1")
+    expect(toast).to_contain_text("learning rate: 0 was given; allowed is a number above 0")
+    assert len(app.store.runs()) == before
+
+
+def test_wrong_template_and_file_are_explained_in_place(page: Page, app: App, tmp_path: Path) -> None:
+    open_ready(page, app)
+    page.locator("#train-template textarea").fill("Say {nothing_like_it}:")
+    expect(page.locator("#train-preview [role=alert]")).to_contain_text("nothing_like_it")
+    broken = tmp_path / "notes.csv"
+    broken.write_text("only one column\nx\n", encoding="utf-8")
+    page.locator("#train-upload input[type=file]").set_input_files(broken)
+    expect(page.get_by_test_id("toast-body")).to_contain_text("one column")
+    expect(page.locator("#train-data input")).to_have_value("complaints")
+
+
+def test_page_is_usable_on_a_phone(page: Page, app: App) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_ready(page, app)
+    for tab in ("Inspect", "Compare", "Runs", "Train"):
+        page.get_by_role("tab", name=tab, exact=True).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+
+
+def odd_table(folder: Path) -> Path:
+    """A table whose columns no rule knows, with markup and template marks in its texts, and one row without text."""
+    path = folder / "field notes.csv"
+    rows: list[list[Any]] = [["mood (1st look)", "what they wrote", "channel"]]
+    for i in range(40):
+        attack = "<img src=x onerror=window.pwned=1>${window.pwned=1}{{x}} `" if i % 2 else "the bus was late again"
+        rows.append([("angry", "calm")[i % 2], f"{attack} number {i}", ("letter", "call", "letter")[i % 3]])
+    rows.append(["calm", "", "call"])
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
