@@ -86,8 +86,8 @@ def export_peft(
     """The folder, now holding a prompt that `peft.PeftModel.from_pretrained(base, folder)` loads.
 
     prompt: [P, H]. base_model: a hub id or a folder, written as given; tokenizer_name: the same unless given.
-    template, labels and further facts go to softprompt.json. The adapter config, which makes the folder
-    complete, is written last.
+    facts (JSON values) go to softprompt.json, as do template, labels and init_text, which win over them. The
+    adapter config, which makes the folder complete, is written last.
 
     Raises UserError when the prompt is not a finite matrix, or when the folder holds something else.
     """
@@ -102,18 +102,10 @@ def export_peft(
                 f"The folder {str(folder)!r} already holds {taken[0]}. Choose an empty or new one."
             )
         (target / ADAPTER_CONFIG).unlink(missing_ok=True)
-        write_json(
-            target / FACTS,
-            {
-                **(facts or {}),
-                "template": template,
-                "labels": list(labels),
-                "init_text": init_text,
-                "base_model": base_model,
-                "virtual_tokens": rows,
-                "width": width,
-            },
-        )
+        known = {"template": template, "labels": list(labels) or None, "init_text": init_text}
+        given = {key: value for key, value in known.items() if value is not None}
+        fixed = {"base_model": base_model, "virtual_tokens": rows, "width": width}
+        write_json(target / FACTS, {**(facts or {}), **given, **fixed})
         with write_aside(target / "README.md") as file:
             file.write(README.format(rows=rows, width=width))
         write_tensors(target / ADAPTER_WEIGHTS, {"prompt_embeddings": matrix})
@@ -264,6 +256,7 @@ def _import_run(folder: Path) -> ImportedPrompt:
             "template": config.template,
             "init_text": config.init_text,
             "labels": start.get("labels"),
+            "text_column": start.get("text_column"),
             "step": int(step) if step.isdecimal() else None,
             "config": config.model_dump(),
             "notes": [],
@@ -276,8 +269,8 @@ def _refuse_pickles(paths: Any) -> None:
         if path.suffix.lower() in PICKLED:
             raise UserError(
                 f"{path.name!r} is a pickle, which can run any program when opened, so it is not; where you "
-                "trust it, convert it with torch.load(file, weights_only=True) and safetensors.torch.save_file"
-                '({"prompt_embeddings": tensor}, "prompt.safetensors").'
+                "trust it, convert it with torch.load(file, weights_only=True) and safetensors.torch."
+                'save_file({"prompt_embeddings": tensor}, "prompt.safetensors").'
             )
 
 

@@ -162,12 +162,12 @@ def _settings(options: argparse.Namespace) -> TrainConfig:
     for key in TrainConfig.model_fields:
         given = getattr(options, f"set_{key}", None)
         if given is not None:
-            values[key] = given.encode().decode("unicode_escape") if key == "template" and "\\n" in given else given
+            values[key] = given.replace("\\n", "\n") if key == "template" else given
     return parse_config(values)
 
 
 def _whole(value: str, name: str) -> int:
-    if not value.isdigit() or int(value) < 1:
+    if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 9) or int(value) < 1:
         raise UserError(f"--{name}: {value!r} was given; allowed is a whole number of at least 1.")
     return int(value)
 
@@ -186,7 +186,7 @@ def _train(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
     (info,) = [store.run(run_id) for run_id in _train_here(store, [_settings(options)])]
     if info.status == "failed":
-        raise UserError(f"{info.reason} The run is kept as {info.run_id}.")
+        raise UserError(info.reason)
     return run_document(info)
 
 
@@ -207,9 +207,14 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
     from softprompt_core.data import load_task
     from softprompt_core.jobs.execute import execute, new_owner
+    from softprompt_core.models import choose_device, locate
+    from softprompt_core.templates import parse_template
     from softprompt_core.training import Control
 
-    load_task(configs[0])
+    # What can be told before a run is made is told then, so that a slip leaves no failed run behind.
+    parse_template(configs[0].template, columns=load_task(configs[0]).columns)
+    locate(configs[0].model)
+    choose_device(configs[0].device)
     group = store.new_group_id() if len(configs) > 1 else None
     runs = {store.create(config, group_id=group): config for config in configs}
     owner = new_owner()
@@ -229,7 +234,10 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
 
 
 class _Progress:
-    """A line a look at the validation split, and one a run's end, on stderr."""
+    """A line a look at the validation split, and one a run's end, on stderr.
+
+    Why a single run failed is left to the command, which ends with that sentence.
+    """
 
     def __init__(self, runs: int) -> None:
         self._many = runs > 1
@@ -246,10 +254,10 @@ class _Progress:
             train = self._loss.get(record.run_id, math.nan)
             losses = f"train loss {train:.3f}, validation loss {record.loss:.3f}"
             print(f"{who}step {record.step}: {losses}{accuracy}", file=sys.stderr)
-        elif isinstance(record, LogRecord):
+        elif isinstance(record, LogRecord) and (self._many or record.level != "error"):
             print(f"{who}{record.text}", file=sys.stderr)
         elif isinstance(record, EndRecord):
-            print(f"{who}{record.status}", file=sys.stderr)
+            print(f"{record.run_id}: {record.status}", file=sys.stderr)
 
 
 def _inspect(options: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -296,7 +304,7 @@ def _predict(options: argparse.Namespace, store: Store) -> list[dict[str, Any]]:
             raise UserError(f"{options.file!r} cannot be read ({error}). Give a UTF-8 text file.") from None
         rows = operations.text_rows(store, options.prompt, [line for line in lines if line.strip()])
     else:
-        rows = read_rows(Path(options.file))
+        rows = read_rows(Path(options.file), is_labelled=False)
     return operations.predict_with_run(store, options.prompt, rows)
 
 

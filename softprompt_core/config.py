@@ -108,12 +108,13 @@ class TrainConfig(BaseModel):
     @classmethod
     def _device_is_known(cls, value: str) -> str:
         kind, _, index = value.partition(":")
-        if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdigit()):
+        is_one = value in ("auto", "cpu", "cuda", "mps") or (kind == "cuda" and index.isascii() and index.isdigit())
+        if not is_one:
             raise ValueError("allowed are auto, cpu, cuda, cuda:N and mps")
         return value
 
     @model_validator(mode="after")
-    def _prompt_fits_row_limit(self) -> Self:
+    def _initial_text_has_words(self) -> Self:
         if self.init_text is not None and not self.init_text.strip() and self.init == "text":
             raise ValueError("initial text: it is blank; write a few words or leave it out for the default")
         return self
@@ -138,14 +139,14 @@ class CompareConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: TrainConfig = TrainConfig()
-    inits: tuple[Init, ...] = Field(("random", "text", "sampled_vocab"), min_length=1, title="initialisations")
+    inits: tuple[Init, ...] = Field(("random", "text", "sampled_vocab"), title="initialisations")
     seeds: int = Field(1, ge=1, le=50, title="seeds", description="Runs of each initialisation.")
 
     @field_validator("inits")
     @classmethod
     def _inits_differ(cls, value: tuple[Init, ...]) -> tuple[Init, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("each initialisation may be named once")
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"name one or more of {', '.join(INITS)}, each once")
         return value
 
     def arms(self) -> list[TrainConfig]:
@@ -184,7 +185,7 @@ def config_from_json(text: str, *, origin: str) -> dict[str, Any]:
     """
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{origin} is not valid JSON ({error}). Mend it or write settings as flags.") from None
     if not isinstance(values, dict):
         raise UserError(f'{origin} holds a {type(values).__name__}, not an object like {{"steps": 300}}.')
@@ -235,12 +236,16 @@ def _sentence(item: Any, model: type[BaseModel]) -> str:
         return f"{title}: {given} was given; allowed are {allowed}."
     found = _limits(info)
     if found:
-        low = f"above {found['gt']:g}" if "gt" in found else f"at least {found.get('ge', 0):g}"
-        high = f" and at most {found['le']:g}" if "le" in found else ""
+        low = f"above {_figure(found['gt'])}" if "gt" in found else f"of at least {_figure(found.get('ge', 0))}"
+        high = f" and at most {_figure(found['le'])}" if "le" in found else ""
         whole = "whole number" if "int" in str(info.annotation) else "number"
-        default = "" if info.default is None else f"; {info.default:g} is a sound start"
+        default = "" if info.default is None else f"; {_figure(info.default)} is a sound start"
         return f"{title}: {given} was given; allowed is a {whole} {low}{high}{default}."
     return f"{title}: {given} was given; {message[0].lower() + message[1:]}."
+
+
+def _figure(value: float) -> str:
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,18 +217,18 @@ def _read_splits(name: str) -> dict[str, Rows]:
     if name in list_bundled():
         return _read_folder(BUNDLED_FOLDER / name)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):     # unlike Path.is_dir, no error for a name too long to be one
         return _read_folder(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return {"all": read_rows(path)}
     if path.suffix.lower() in SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(
-            f"There is no file or folder {name!r}. Give a CSV, TSV or JSONL file, a folder with train and test "
+            f"There is no file or folder {_quote(name)}. Give a CSV, TSV or JSONL file, a folder with train and test "
             f"files, or one of {', '.join(list_bundled())}."
         )
     if "/" not in name:
         raise UserError(
-            f"There is no data called {name!r}. Bundled are {', '.join(list_bundled())}; or give a CSV, TSV or "
+            f"There is no data called {_quote(name)}. Bundled are {', '.join(list_bundled())}; or give a CSV, TSV or "
             "JSONL file, a folder with train and test files, or a hub id such as 'owner/name'."
         )
     return _read_hub(name)
@@ -255,7 +256,7 @@ def _read_hub(name: str) -> dict[str, Rows]:
     try:
         loaded = datasets.load_dataset(repository, part or None)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split()).split(". ")[0][:160]
         raise UserError(
             f"The data {name!r} could not be loaded from the hub ({reason}). Check the id and the network, or give "
             "a CSV, TSV or JSONL file."
@@ -276,8 +277,8 @@ def _hub_rows(split: Any) -> Rows:
     ]
 
 
-def read_rows(path: Path) -> Rows:
-    """The rows of a CSV, TSV or JSONL file, every value as text.
+def read_rows(path: Path, *, is_labelled: bool = True) -> Rows:
+    """The rows of a CSV, TSV or JSONL file, every value as text; unlabelled ones may have one column.
 
     Raises UserError for another kind of file, an empty one, wrong encoding or a broken row.
     """
@@ -301,17 +302,21 @@ def read_rows(path: Path) -> Rows:
             "encoding UTF-8."
         ) from None
     text = text.replace("\x00", "")
-    return _read_jsonl(text, path.name) if suffix in (".jsonl", ".ndjson") else _read_table(text, path.name, suffix)
+    if not text.strip(" \t\r\n,;|\ufeff\u3000"):
+        raise UserError(f"{path.name!r} is empty. It needs a header line and rows with a text and a label.")
+    if suffix in (".jsonl", ".ndjson"):
+        return _read_jsonl(text, path.name)
+    return _read_table(text, path.name, suffix, is_labelled=is_labelled)
 
 
-def _read_table(text: str, name: str, suffix: str) -> Rows:
-    header = next(line for line in text.splitlines() if line.strip())
+def _read_table(text: str, name: str, suffix: str, *, is_labelled: bool) -> Rows:
+    header = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = "\t" if suffix == ".tsv" else max(",;\t|", key=header.count) if "," not in header else ","
     rows, number = [], 0
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        columns = [c.strip() for c in next(row for row in reader if any(v.strip() for v in row))]
-        _check_header(columns, name)
+        columns = [c.strip() for c in next((row for row in reader if any(v.strip() for v in row)), [""])]
+        _check_header(columns, name, is_labelled=is_labelled)
         for values in reader:
             number = reader.line_num
             if not any(v.strip() for v in values):
@@ -331,8 +336,8 @@ def _read_table(text: str, name: str, suffix: str) -> Rows:
     return rows
 
 
-def _check_header(columns: list[str], name: str) -> None:
-    if len(columns) < 2:
+def _check_header(columns: list[str], name: str, *, is_labelled: bool) -> None:
+    if len(columns) < 2 and is_labelled:
         raise UserError(
             f"{name!r} has one column, {_quote(columns[0])}; a text and a label column are needed. Separate them by "
             "commas and name both in the first line."
@@ -350,7 +355,7 @@ def _read_jsonl(text: str, name: str) -> Rows:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise UserError(
                 f'Line {number} of {name!r} is not JSON. Each line must look like {{"text": "…", "label": "…"}}.'
             ) from None
@@ -358,7 +363,7 @@ def _read_jsonl(text: str, name: str) -> Rows:
             raise UserError(
                 f'Line {number} of {name!r} is no object. Each line must look like {{"text": "…", "label": "…"}}.'
             )
-        rows.append({str(k): _as_text(v) for k, v in value.items()})
+        rows.append({_as_text(k): _as_text(v) for k, v in value.items()})
     columns = list(dict.fromkeys(c for row in rows for c in row))
     return [{c: row.get(c, "") for c in columns} for row in rows]
 
@@ -366,7 +371,8 @@ def _read_jsonl(text: str, name: str) -> Rows:
 def _as_text(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode("utf-8")      # JSON can hold half a character: \ud800
 
 
 def _complete_splits(splits: dict[str, Rows], label_column: str, *, seed: int) -> dict[str, Rows]:

@@ -217,7 +217,7 @@ def input_embeddings(module: Any, name: str) -> Any:
 
 
 def _not_loadable(name: str, what: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split()).split(". ")[0][:200]
     if "Unrecognized configuration class" in str(error):
         reason = "its architecture is no causal language model that reads tokens"
     return (

@@ -42,7 +42,7 @@ def start_of(store: Store, run_id: str) -> FloatArray | None:
 
 def labels_of(store: Store, run_id: str) -> tuple[list[str], str]:
     """(labels, text column) of a run. Raises UserError when it has none: not started yet, or imported."""
-    facts = store.facts(run_id)
+    facts = store.facts(store.run(run_id).run_id)
     if not facts.get("labels"):
         raise UserError(
             f"Run {run_id!r} has no labels to choose from. A run gets them with its first step; an imported "
@@ -112,14 +112,16 @@ def export_run(store: Store, run_id: str, folder: Path) -> Path:
     from softprompt_core.models import locate
 
     config, facts = store.config(run_id), store.facts(run_id)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"The folder {str(folder)!r} is not empty. Name a new one; nothing is overwritten.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "not empty" if folder.is_dir() else "a file"
+        raise UserError(f"The folder {str(folder)!r} is {what}. Name a new one; nothing is overwritten.")
     export_peft(
         store.prompt(run_id), folder, base_model=locate(config.model), tokenizer_name=locate(config.model),
         init_text=facts.get("hand_written_prompt") if config.init == "text" else None,
+        template=config.template, labels=facts.get("labels") or (),
         facts={
-            "config": config.model_dump(), "labels": facts.get("labels"), "text_column": facts.get("text_column"),
-            "template": config.template, "run_id": run_id, "result": store.run(run_id).result,
+            "config": config.model_dump(), "text_column": facts.get("text_column"), "run_id": run_id,
+            "result": store.run(run_id).result,
         },
     )
     return folder

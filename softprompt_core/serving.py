@@ -10,6 +10,7 @@ import torch
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import Task, tokenise
+from softprompt_core.errors import UserError
 from softprompt_core.evaluation import label_scores
 from softprompt_core.layouts import LayoutName
 from softprompt_core.models import BaseModel
@@ -27,8 +28,13 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Per row its likeliest label, log p of every label, and those as shares that sum to one.
 
-    prompt: [P, H]; rows hold every column that the template names.
+    prompt: [P, H]; rows hold every column that the template names, or a UserError says which is missing.
     """
+    if not all(text_column in row for row in rows):
+        raise UserError(
+            f"The prompt reads its text from the column {text_column!r}; the columns given are "
+            f"{', '.join(map(repr, rows[0]))}. Rename the column that holds the text."
+        )
     label_column = "label" if text_column != "label" else "label_"
     task = Task(
         name="texts", labels=tuple(labels), columns=(*rows[0], label_column), text_column=text_column,

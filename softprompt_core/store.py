@@ -72,7 +72,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             with self._write() as db:
                 db.executescript(SCHEMA)
-        except (OSError, sqlite3.OperationalError) as error:
+        except (OSError, sqlite3.DatabaseError) as error:
             raise UserError(
                 f"The runs folder {str(self.root)!r} cannot be written ({error}). "
                 "Choose another with --runs-dir."
@@ -87,7 +87,7 @@ class Store:
         now = self._clock()
         label = re.sub(r"[^a-z0-9]+", "-", Path(config.data).stem.lower()).strip("-")[:24] or "data"
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-        run_id = f"{stamp}-{label}-{config.init.replace('_', '-')}-{secrets.token_hex(2)}"
+        run_id = f"{stamp}-{label}-{config.init.replace('_', '-')}-{secrets.token_hex(4)}"
         name = config.name or f"{label} · {config.init} · seed {config.seed}"
         folder = self.root / run_id
         folder.mkdir()

@@ -93,10 +93,22 @@ def test_export_then_import_is_identity(prompt, tmp_path):
         facts={"dataset": "complaints"},
     )
     back = import_prompt(tmp_path / "out")
-    assert back.kind == "peft_prompt_tuning" and back.base_model == "some/model"
-    assert (back.prompt == prompt).all() and back.prompt.dtype == np.float32
-    assert back.facts["template"] == "Review: {text}\n" and back.facts["labels"] == ["no", "yes"]
-    assert back.facts["init_text"] == "Say: " and back.facts["dataset"] == "complaints"
+    assert back.kind == "peft_prompt_tuning"
+    assert back.base_model == "some/model"
+    assert (back.prompt == prompt).all()
+    assert back.prompt.dtype == np.float32
+    assert back.facts["template"] == "Review: {text}\n"
+    assert back.facts["labels"] == ["no", "yes"]
+    assert back.facts["init_text"] == "Say: "
+    assert back.facts["dataset"] == "complaints"
+
+
+def test_facts_stay_where_no_argument_replaces_them(prompt, tmp_path):
+    facts = {"template": "Q: {text}", "labels": ["a", "b"], "text_column": "body"}
+    export_peft(prompt, tmp_path / "o", base_model="m", facts=facts, labels=["c"])
+    found = import_prompt(tmp_path / "o").facts
+    assert [found[key] for key in ("template", "labels", "text_column")] == ["Q: {text}", ["c"], "body"]
+    assert facts["labels"] == ["a", "b"]
 
 
 def test_readme_holds_none_of_the_users_text(prompt, tmp_path):
@@ -137,7 +149,8 @@ def test_folder_written_by_peft_opens(llama, tmp_path):
     model = get_peft_model(llama, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=P))
     model.save_pretrained(tmp_path / "a")
     found = import_prompt(tmp_path / "a")
-    assert found.kind == "peft_prompt_tuning" and found.facts["notes"] == []
+    assert found.kind == "peft_prompt_tuning"
+    assert found.facts["notes"] == []
     assert (found.prompt == model.prompt_encoder["default"].embedding.weight.detach().numpy()).all()
 
 
@@ -161,7 +174,8 @@ def test_p_tuning_folder_written_by_peft_gives_its_logits(llama, tmp_path):
         expected = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     model.save_pretrained(tmp_path / "a")
     found = import_prompt(tmp_path / "a")
-    assert found.kind == "peft_p_tuning" and "encoder" in found.facts["notes"][0]
+    assert found.kind == "peft_p_tuning"
+    assert "encoder" in found.facts["notes"][0]
     assert (concatenated_logits(model.get_base_model(), found.prompt, ids) - expected).abs().max() < 1e-4
 
 
@@ -191,7 +205,8 @@ def test_second_copy_for_encoder_decoders_is_dropped(prompt, tmp_path):
         },
     )
     found = import_prompt(folder)
-    assert (found.prompt == prompt).all() and "twice" in found.facts["notes"][0]
+    assert (found.prompt == prompt).all()
+    assert "twice" in found.facts["notes"][0]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -200,7 +215,9 @@ def test_npy_and_safetensors_matrices_open(prompt, tmp_path, dtype):
     save_file({"anything": prompt.astype(dtype)}, tmp_path / "p.safetensors")
     for name, kind in (("p.npy", "npy"), ("p.safetensors", "safetensors")):
         found = import_prompt(tmp_path / name)
-        assert found.kind == kind and found.base_model is None and found.prompt.dtype == np.float32
+        assert found.kind == kind
+        assert found.base_model is None
+        assert found.prompt.dtype == np.float32
         assert (found.prompt == prompt.astype(dtype).astype(np.float32)).all()
         found.prompt[0, 0] = 1  # a copy of one's own, not the file
 
@@ -231,11 +248,14 @@ def test_run_folder_copied_elsewhere_opens(prompt, tmp_path):
                 (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
         return import_prompt(tmp_path / "copy")
 
-    assert (copied().prompt == prompt).all() and copied().kind == "run"
+    assert (copied().prompt == prompt).all()
+    assert copied().kind == "run"
     store.append([Snapshot(run_id, 7, prompt + 1, "selected")])
     found = copied()
-    assert (found.prompt == prompt + 1).all() and found.facts["step"] == 7
-    assert found.base_model == "bundled" and found.facts["template"] == "Q: {text}\n"
+    assert (found.prompt == prompt + 1).all()
+    assert found.facts["step"] == 7
+    assert found.base_model == "bundled"
+    assert found.facts["template"] == "Q: {text}\n"
     (tmp_path / "copy" / "prompt.safetensors").unlink()
     (tmp_path / "copy" / "live.safetensors").unlink(missing_ok=True)
     assert (import_prompt(tmp_path / "copy").prompt == prompt).all()
@@ -379,7 +399,8 @@ def test_damaged_folders_are_refused_in_two_sentences(prompt, tmp_path, damage, 
     damage(folder)
     with pytest.raises(UserError, match=word) as caught:
         import_prompt(folder)
-    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

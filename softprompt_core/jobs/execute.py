@@ -35,8 +35,8 @@ def execute(
 ) -> None:
     """Trains claimed runs and keeps every record; whatever happens, each run ends with a status.
 
-    `control` is a training.Control. A UserError becomes the run's reason; anything else is logged with
-    its traceback and named in the reason.
+    `control` is a training.Control. A UserError becomes the run's reason; anything else is a fault, named in
+    the reason and raised again for the caller to log.
     """
     with beating(store, list(runs), control, owner=owner):
         ended: set[str] = set()
@@ -48,9 +48,9 @@ def execute(
         except UserError as error:
             _fail(store, set(runs) - ended, str(error), on_record)
         except Exception as error:
-            log.exception("training failed: %s", ", ".join(runs))
             reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
             _fail(store, set(runs) - ended, reason, on_record)
+            raise
 
 
 def _trained(store: Store, runs: Mapping[str, TrainConfig], control: object) -> Iterator[Record]:

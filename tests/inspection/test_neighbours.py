@@ -143,7 +143,8 @@ def test_planted_rows_have_cosine_one_and_distance_zero(vocabulary, ten_words):
     prompt = vocabulary.table[ten_words]
     assert all(abs(n[0].score - 1) < 1e-12 for n in nearest_words(prompt, vocabulary))
     distances = [n[0].score for n in nearest_words(prompt, vocabulary, metric="l2")]
-    assert distances == [0.0] * 10 and not np.signbit(distances).any()
+    assert distances == [0.0] * 10
+    assert not np.signbit(distances).any()
 
 
 def test_only_listed_and_whole_words_come_back(vocabulary):

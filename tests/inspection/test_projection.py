@@ -55,4 +55,6 @@ def test_share_is_never_more_in_the_plane_than_in_the_space(vocabulary):
     basis = vocabulary_basis(vocabulary)
     prompt = np.random.default_rng(0).standard_normal((20, vocabulary.table.shape[1]))
     plane, space = (share_in_plane(prompt, basis, dims=dims) for dims in (2, 3))
-    assert (plane <= space).all() and (plane >= 0).all() and (space <= 1).all()
+    assert (plane <= space).all()
+    assert (plane >= 0).all()
+    assert (space <= 1).all()

@@ -16,7 +16,9 @@ def test_planted_prompt_reads_as_its_words(vocabulary, ten_words):
     for reading, id in zip(readings, ten_words, strict=True):
         assert reading.neighbours[0].id == id
         assert reading.start_token == reading.neighbours[0].token == vocabulary.texts[id]
-        assert reading.echo is True and reading.displacement == 0 and reading.z > 3
+        assert reading.echo is True
+        assert reading.displacement == 0
+        assert reading.z > 3
         assert reading.norm == pytest.approx(vocabulary.norms[id])
 
 
@@ -40,7 +42,9 @@ def test_echo_tells_kept_words_from_changed_ones(vocabulary, ten_words):
 
 def test_what_needs_a_start_is_unknown_without_one(vocabulary, ten_words):
     reading = read_tokens(vocabulary.table[ten_words[:1]], vocabulary)[0]
-    assert reading.echo is None and reading.start_token is None and reading.displacement is None
+    assert reading.echo is None
+    assert reading.start_token is None
+    assert reading.displacement is None
 
 
 def test_start_of_another_length_is_refused(vocabulary, ten_words):
@@ -61,7 +65,8 @@ def test_document_has_exactly_the_promised_fields(vocabulary, ten_words):
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert set(document) == {"tokens", "projection", "trust"}
     assert set(document["tokens"][0]) == {"index", "norm", "norm_percentile", "z", "echo", "neighbours"}
-    assert len(document["tokens"]) == 10 and len(document["tokens"][0]["neighbours"]) == 4
+    assert len(document["tokens"]) == 10
+    assert len(document["tokens"][0]["neighbours"]) == 4
     assert set(document["tokens"][0]["neighbours"][0]) == {"id", "token", "score"}
     assert set(document["projection"]) == {"explained_variance", "points"}
     assert set(document["projection"]["points"][0]) == {"index", "x", "y", "z", "share_in_plane"}
@@ -93,15 +98,19 @@ def test_trust_is_null_where_the_model_was_not_asked(vocabulary, ten_words):
         "retention_of_change",
     ):
         assert trust[name] is None
-    assert trust["above_null"] == 1 and trust["echo"] == 1
-    assert "Not measured" in trust["sentence"] and "10 of 10 only repeat the start" in trust["sentence"]
+    assert trust["above_null"] == 1
+    assert trust["echo"] == 1
+    assert "Not measured" in trust["sentence"]
+    assert "10 of 10 only repeat the start" in trust["sentence"]
     assert inspection_document(prompt, vocabulary)["trust"]["echo"] is None
 
 
 def test_a_prompt_of_zeros_is_read_without_made_up_numbers(vocabulary):
     prompt = np.zeros((2, vocabulary.table.shape[1]), np.float32)
     document = inspection_document(prompt, vocabulary, start=prompt)
-    assert document["tokens"][0]["z"] is None and document["tokens"][0]["echo"] is None
-    assert document["tokens"][0]["neighbours"] == [] and document["trust"]["above_null"] == 0
+    assert document["tokens"][0]["z"] is None
+    assert document["tokens"][0]["echo"] is None
+    assert document["tokens"][0]["neighbours"] == []
+    assert document["trust"]["above_null"] == 0
     json.dumps(document, allow_nan=False)
     assert words_line(prompt, vocabulary) == "(no direction) · (no direction)"

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from softprompt_core.records import ENDED, RunInfo
 from softprompt_core.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
+WAIT_MILLISECONDS = 45_000
 FLAGS = [
     "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -103,6 +104,7 @@ def wait_until_served(url: str, process: subprocess.Popen[bytes], output: Path) 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium: $CHROMIUM, else the system's, else playwright's own."""
+    expect.set_options(timeout=WAIT_MILLISECONDS)
     named = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=named, args=FLAGS)
@@ -115,7 +117,7 @@ def page(browser: Browser, app: App) -> Iterator[Page]:
     """A fresh tab; the test fails if the page raised an error or asked anything of another machine."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     tab = context.new_page()
-    tab.set_default_timeout(45_000)
+    tab.set_default_timeout(WAIT_MILLISECONDS)
     errors: list[str] = []
     foreign: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))

@@ -25,7 +25,8 @@ Short texts are best put as `Text: {{text}}\\nLabel: {{label}}`, an instruction 
 Novels (public domain), Wikipedia (CC BY-SA), task dialogues (CC BY-SA, CC BY) and labelled utterances
 (CC BY, CC BY-SA, Apache 2.0), listed with their sources in `tools/pretrain/SOURCES.md`; task documents
 derived from them, and opinions and messages written by rule. Complaints, emotions, tone and kinds of
-question are among the tasks; no sentence of a dataset that the project measures on is.
+question are among the tasks. Labelled sentences of the files named with `--keep-out` were left out of the
+task documents; the four sources themselves are not filtered against them.
 Weights: CC BY-SA 4.0. Code: Apache-2.0.
 
 ## Limits

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from softprompt_core.config import TrainConfig
+from softprompt_core.errors import UserError
+from softprompt_core.evaluation import evaluate
+from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
+from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StepRecord
+from softprompt_core.training import Control, batches_of, train
+
+QUICK = {"steps": 6, "batch_size": 4, "virtual_tokens": 5, "eval_every": 3}
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory):
+    """60 rows that differ in one telling word, so that tests are quick."""
+    path = tmp_path_factory.mktemp("rows") / "mail.csv"
+    lines = [
+        f"{'The parcel is late and broken' if i % 2 else 'Thank you for the quick help'} {i},{'bad' if i % 2 else 'good'}"
+        for i in range(60)
+    ]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def config(rows_file, **changes):
+    return TrainConfig(data=rows_file, **{**QUICK, **changes})
+
+
+def losses(records, run_id="a"):
+    return [r.loss for r in records if isinstance(r, StepRecord) and r.run_id == run_id]
+
+
+def ending(records, run_id="a"):
+    return next(r for r in records if isinstance(r, EndRecord) and r.run_id == run_id)
+
+
+def selected(records, run_id="a"):
+    return next(r for r in records if isinstance(r, Snapshot) and r.kind == "selected" and r.run_id == run_id)
+
+
+def weight_hashes(base):
+    return {
+        name: hashlib.sha256(value.detach().float().numpy().tobytes()).hexdigest()
+        for name, value in base.module.state_dict().items()
+    }
+
+
+def test_frozen_weights_are_unchanged_to_the_last_bit(rows_file):
+    base = load_model("bundled")
+    before = weight_hashes(base)
+    list(train({"a": config(rows_file)}))
+    assert weight_hashes(base) == before
+    assert not any(p.requires_grad or p.grad is not None for p in base.module.parameters())
+
+
+def test_same_seed_gives_the_same_losses_to_the_last_digit(rows_file):
+    first, second = (list(train({"a": config(rows_file)})) for _ in range(2))
+    assert losses(first) == losses(second)
+    assert np.array_equal(selected(first).prompt, selected(second).prompt)
+
+
+def test_another_seed_gives_other_losses(rows_file):
+    assert losses(list(train({"a": config(rows_file)}))) != losses(list(train({"a": config(rows_file, seed=1)})))
+
+
+def test_runs_in_company_equal_their_solo_runs(rows_file):
+    arms = {
+        "a": config(rows_file, init="text"), "b": config(rows_file, init="random", seed=3, lr=0.01),
+        "c": config(rows_file, init="sampled_vocab", steps=4, batch_size=7),
+    }
+    together = list(train(arms))
+    for run_id, arm in arms.items():
+        alone = list(train({run_id: arm}))
+        assert losses(together, run_id) == pytest.approx(losses(alone, run_id), rel=1e-5)
+        found, expected = selected(together, run_id).prompt, selected(alone, run_id).prompt
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+        assert len(losses(together, run_id)) == arm.steps
+
+
+def test_training_lowers_the_loss_and_learns_the_telling_word(rows_file):
+    records = list(train({"a": config(rows_file, steps=60, batch_size=8, eval_every=20)}))
+    assert np.mean(losses(records)[-5:]) < 0.2 * losses(records)[0]
+    assert ending(records).result["eval_accuracy"] == 1.0
+
+
+def test_records_come_in_the_promised_order(rows_file):
+    records = list(train({"a": config(rows_file)}))
+    kinds = [type(r).__name__ for r in records]
+    assert kinds.index("StartRecord") < kinds.index("StepRecord")
+    assert isinstance(records[-1], EndRecord)
+    snapshots = [r.step for r in records if isinstance(r, Snapshot) and r.kind == "trajectory"]
+    assert snapshots == sorted(snapshots)
+    assert (snapshots[0], snapshots[-1]) == (0, 6)
+    assert [r.step for r in records if isinstance(r, EvalRecord) and r.split == "validation"] == [3, 6]
+    assert [r.step for r in records if isinstance(r, StepRecord)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_result_figures_are_those_of_the_selected_prompt(rows_file):
+    from softprompt_core.data import load_task, tokenise
+
+    settings = config(rows_file)
+    records = list(train({"a": settings}))
+    base = load_model("bundled")
+    tokens = tokenise(load_task(settings), base.tokenizer, settings, context=base.context)
+    found = evaluate(
+        base, torch.from_numpy(selected(records).prompt), tokens.splits["test"], tokens.label_ids, layout="concatenated"
+    )
+    result = ending(records).result
+    assert result["eval_loss"] == pytest.approx(found.loss, rel=1e-5)
+    assert result["eval_accuracy"] == found.accuracy
+    assert result["eval_perplexity"] == pytest.approx(math.exp(found.loss), rel=1e-5)
+
+
+def test_selected_prompt_is_the_one_with_the_lowest_validation_loss(rows_file):
+    records = list(train({"a": config(rows_file, steps=12, eval_every=2, lr=0.5)}))
+    looks = {r.step: r.loss for r in records if isinstance(r, EvalRecord) and r.split == "validation"}
+    assert selected(records).step == min(looks, key=looks.get)
+
+
+def test_stop_ends_within_one_step_and_keeps_the_best_prompt(rows_file):
+    control = Control()
+    records = []
+    for record in train({"a": config(rows_file, steps=500)}, control=control):
+        records.append(record)
+        if isinstance(record, StepRecord) and record.step == 7:
+            control.stop("a")
+    assert len(losses(records)) == 7
+    assert ending(records).status == "stopped"
+    assert selected(records).prompt.shape == (5, 256)
+    assert ending(records).result["eval_accuracy"] is None
+
+
+def test_stopping_one_run_leaves_the_others_as_they_would_have_been(rows_file):
+    control = Control()
+    together = []
+    arms = {"a": config(rows_file), "b": config(rows_file, init="random")}
+    for record in train(arms, control=control):
+        together.append(record)
+        if isinstance(record, StepRecord) and record.run_id == "a" and record.step == 2:
+            control.stop("a")
+    alone = list(train({"b": arms["b"]}))
+    assert losses(together, "b") == pytest.approx(losses(alone, "b"), rel=1e-5)
+    assert ending(together, "a").status == "stopped"
+    assert ending(together, "b").status == "done"
+
+
+def test_a_loss_that_is_no_number_fails_the_run_with_advice(rows_file, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(BUNDLED_FOLDER, folder)
+    weights = load_file_as_float(folder / "model.safetensors")
+    weights["model.norm.weight"][:] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    records = list(train({"a": config(rows_file, model=str(folder))}))
+    assert ending(records).status == "failed"
+    assert "learning rate below 0.03" in ending(records).reason
+    assert len(losses(records)) == 1
+
+
+def load_file_as_float(path):
+    from safetensors.torch import load_file as load_torch
+
+    return {key: value.float().numpy().copy() for key, value in load_torch(path).items()}
+
+
+def test_gradient_clip_bounds_the_step_of_each_prompt_alone(rows_file):
+    records = list(train({"a": config(rows_file), "b": config(rows_file, init="peft_random")}))
+    norms = {r.run_id: r.gradient_norm for r in records if isinstance(r, StepRecord) and r.step == 1}
+    solo = [r for r in train({"a": config(rows_file)}) if isinstance(r, StepRecord)]
+    assert norms["a"] == pytest.approx(solo[0].gradient_norm, rel=1e-4)
+
+
+def test_runs_that_differ_in_shared_settings_are_refused():
+    arms = {"a": TrainConfig(virtual_tokens=5), "b": TrainConfig(virtual_tokens=6)}
+    with pytest.raises(UserError, match="must agree on .*virtual_tokens"):
+        list(train(arms))
+
+
+def test_text_start_is_the_rows_of_the_text_and_repeats_are_logged(rows_file):
+    records = list(train({"a": config(rows_file, init_text="Good or bad?", virtual_tokens=9, steps=1)}))
+    base = load_model("bundled")
+    ids = base.tokenizer.encode("Good or bad?", add_special_tokens=False)
+    start = next(r for r in records if isinstance(r, Snapshot))
+    expected = embedding_table(base)[[ids[i % len(ids)] for i in range(9)]]
+    assert np.array_equal(start.prompt, expected.numpy())
+    assert any("repeated to 9" in r.text for r in records if isinstance(r, LogRecord))
+
+
+def test_every_epoch_has_every_row_once_in_a_new_order():
+    order = batches_of(list(range(10)), batch_size=4, seed=0)
+    epochs = [[row for _ in range(3) for row in next(order)] for _ in range(2)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
+    assert epochs[0] != epochs[1]
+
+
+def test_baselines_stand_beside_the_result(rows_file):
+    baselines = ending(list(train({"a": config(rows_file)}))).result["baselines"]
+    assert baselines["majority"]["accuracy"] == 0.5
+    assert baselines["hand_written"]["text"] == "Classify the text as bad or good:"
+    assert baselines["no_prompt"]["loss"] > 0
+    assert json.dumps(baselines)
+
+
