@@ -76,8 +76,9 @@ def test_frames_hold_every_snapshot_in_order_and_the_prompt_that_the_table_reads
 
 
 def test_long_ways_are_thinned_but_keep_their_start() -> None:
+    projected = np.zeros((500, 1_000, 3))
     frames = charts.frames_payload(
-        list(range(500)), np.zeros((500, 1_000, 3)), step=499, current=np.zeros((1_000, 3)), coordinates=np.ones((2, 3)),
+        list(range(500)), projected, step=499, current=projected[0], coordinates=np.ones((2, 3)),
     )
     assert frames["steps"][0] == 0
     assert frames["steps"][-1] == 499
@@ -107,7 +108,8 @@ def test_result_line_names_what_the_prompt_must_beat() -> None:
         baselines={"majority": {"accuracy": 0.517}, "hand_written": {"accuracy": 0.55}},
     ))
     assert line == (
-        "Test accuracy 87.0 % (95 %: 82–90 %) on 240 rows, against the majority class 51.7 %, a hand-written prompt 55.0 %."
+        "Test accuracy 87.0 % (95 %: 82–90 %) on 240 rows, "
+        "against the majority class 51.7 %, a hand-written prompt 55.0 %."
     )
 
 

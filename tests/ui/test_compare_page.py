@@ -18,7 +18,7 @@ from tests.ui.conftest import App
 
 INITS = ["random", "text", "sampled_vocab"]
 CURVES = """() => (document.querySelector('#compare-chart .js-plotly-plot')?._fullData ?? [])
-  .filter(t => t.mode === 'lines').map(t => ({name: t.name, dash: t.line.dash, color: t.line.color, x: Array.from(t.x)}))"""
+  .filter(t => t.mode === 'lines').map(t => ({dash: t.line.dash, color: t.line.color, x: Array.from(t.x)}))"""
 MAPS = """() => [...document.querySelectorAll('#compare-view .sp-in-plot')].map(p => ({
   range: JSON.stringify([p._fullLayout.xaxis.range, p._fullLayout.yaxis.range]), x: Array.from(p._fullData[0].x)}))"""
 
@@ -78,7 +78,7 @@ def test_stop_all_stops_the_group_and_says_so(page: Page, app: App) -> None:
     expect(page.locator("#compare-view .sp-cmp-pane")).to_have_count(2)
     page.locator("#compare-stop").click()
     expect(page.get_by_test_id("toast-body")).to_contain_text("Stopping 2 runs")
-    expect(page.locator("#compare-view .sp-in-pill").get_by_text("stopped")).to_have_count(2)
+    expect(page.locator("#compare-view .sp-in-pill", has_text="stopped")).to_have_count(2)
 
 
 def test_bad_numbers_are_refused_together_and_nothing_starts(page: Page, app: App) -> None:

@@ -36,12 +36,12 @@ PLACE = f"""n => {{
 }}"""
 
 
-def planted(app: App, words: tuple[str, ...] = WORDS, *, model: str = "bundled", name: str | None = None) -> str:
+def planted(app: App, words: tuple[str, ...] = WORDS, *, model: str = "bundled") -> str:
     """The id of a run that has ended and whose prompt walked from noise to the rows of these words."""
     vocabulary = vocabulary_of(load_model(model, device="cpu"))
     goal = vocabulary.table[[vocabulary.texts.index(word) for word in words]]
     start = np.random.default_rng(0).normal(0, 0.3, goal.shape)
-    run_id = app.store.create(TrainConfig(model=model, virtual_tokens=len(words), steps=20, name=name), status="running")
+    run_id = app.store.create(TrainConfig(model=model, virtual_tokens=len(words), steps=20), status="running")
     way = [start + (goal - start) * step / STEPS[-1] for step in STEPS]
     records: list[Record] = [
         Snapshot(run_id, step, prompt.astype(np.float32)) for step, prompt in zip(STEPS, way, strict=True)
@@ -83,7 +83,10 @@ def test_row_and_map_select_the_same_token_and_light_its_neighbours(page: Page, 
     page.wait_for_function(f"({TRACE})('lit').text[0] === '{WORDS[2]}'")
 
     page.locator("#inspect-view .sp-in-stage").scroll_into_view_if_needed()
-    page.mouse.click(*page.evaluate(PLACE, 0))
+    page.mouse.move(*page.evaluate(PLACE, 0))
+    expect(page.locator("#inspect-view .hoverlayer")).to_contain_text("virtual token 1")
+    page.mouse.down()
+    page.mouse.up()
     expect(page.locator("#inspect-view tr[data-index='0'] button")).to_have_attribute("aria-pressed", "true")
     page.wait_for_function(f"({TRACE})('lit').text[0] === '{WORDS[0]}'")
 
@@ -153,14 +156,14 @@ def hostile_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_hostile_words_and_names_are_shown_verbatim_everywhere(page: Page, app: App, hostile_model: str) -> None:
-    shown = HOSTILE.replace(" ", "␣", 1) if HOSTILE.startswith(" ") else HOSTILE
-    planted(app, (shown, "␣money", "&"), model=hostile_model, name="<b>bold</b> & co")
+    name = "<img src=x onerror=window.hit=2> & co"
+    app.store.rename(planted(app, (HOSTILE, "␣money", "&"), model=hostile_model), name)
     open_newest(page, app)
-    expect(page.locator("#inspect-view h2")).to_have_text("<b>bold</b> & co")
-    expect(page.locator("#inspect-view tr[data-index='0'] .sp-in-best b")).to_have_text(shown)
+    expect(page.locator("#inspect-view h2")).to_have_text(name)
+    expect(page.locator("#inspect-view tr[data-index='0'] .sp-in-best b")).to_have_text(HOSTILE)
     page.locator("#inspect-view tr[data-index='0'] button").click()
     page.wait_for_function(f"({TRACE})('lit').text.length === 10")
-    expect(page.locator("#inspect-view .sp-in-plot").get_by_text(shown, exact=True).first).to_be_visible()
+    expect(page.locator("#inspect-view .sp-in-plot").get_by_text(HOSTILE, exact=True).first).to_be_visible()
     page.get_by_placeholder("Find a word").fill("<img src=x on")
     expect(page.locator("#inspect-view .sp-in-matches button").first).to_be_visible()
     page.locator("#inspect-view .sp-in-stage").scroll_into_view_if_needed()

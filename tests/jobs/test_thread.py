@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from softprompt_core.config import CompareConfig, TrainConfig
+from softprompt_core.jobs.thread import ThreadRunner
+from softprompt_core.records import ENDED
+from softprompt_core.store import Store
+
+QUICK = TrainConfig(steps=5, virtual_tokens=4, batch_size=4, eval_every=5)
+LONG = TrainConfig(steps=100_000, virtual_tokens=4, batch_size=4, eval_every=100_000)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+@pytest.fixture
+def runner(store):
+    runner = ThreadRunner(store)
+    yield runner
+    runner.close()
+
+
+def wait_for(claim, seconds=120.0):
+    """Returns when the claim holds; fails after a generous while, so that a hang is a failure and not a wait."""
+    until = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+
+
+def has_ended(store, run_id):
+    return store.run(run_id).status in ENDED
+
+
+def test_submitted_run_reaches_the_store_and_ends(store, runner):
+    (run_id,) = runner.submit([QUICK])
+    wait_for(lambda: has_ended(store, run_id))
+    info = store.run(run_id)
+    assert (info.status, info.step) == ("done", 5)
+    assert [m.step for m in store.metrics(run_id)] == [1, 2, 3, 4, 5]
+    assert store.prompt(run_id).shape == (4, 256)
+    assert info.result["eval_accuracy"] is not None
+    assert store.facts(run_id)["labels"] == ["complaint", "no complaint"]
+
+
+def test_stop_keeps_every_step_and_a_loadable_prompt(store, runner):
+    (run_id,) = runner.submit([LONG])
+    wait_for(lambda: store.run(run_id).step >= 3)
+    assert runner.stop(run_id)
+    wait_for(lambda: has_ended(store, run_id))
+    info = store.run(run_id)
+    assert info.status == "stopped"
+    assert [m.step for m in store.metrics(run_id)] == list(range(1, info.step + 1))
+    assert store.prompt(run_id).shape == (4, 256)
+
+
+def test_second_job_waits_its_turn_and_can_be_stopped_while_queued(store, runner):
+    (first,) = runner.submit([LONG])
+    wait_for(lambda: store.run(first).step >= 1)
+    (second,) = runner.submit([QUICK])
+    assert runner.queue() == [second]
+    assert store.run(second).status == "queued"
+    assert runner.stop(second)
+    assert store.run(second).status == "stopped"
+    runner.stop(first)
+    wait_for(lambda: has_ended(store, first))
+    assert store.metrics(second) == []
+
+
+def test_another_process_can_ask_a_run_to_stop(store, runner):
+    (run_id,) = runner.submit([LONG])
+    wait_for(lambda: store.run(run_id).step >= 1)
+    Store(store.root).ask_to_stop(run_id)
+    wait_for(lambda: has_ended(store, run_id))
+    assert store.run(run_id).status == "stopped"
+
+
+def test_comparison_trains_as_one_group(store, runner):
+    run_ids = runner.submit(CompareConfig(base=QUICK, inits=("random", "text")).arms())
+    wait_for(lambda: all(has_ended(store, i) for i in run_ids))
+    groups = {store.run(i).group_id for i in run_ids}
+    assert len(groups) == 1
+    assert [i.run_id for i in store.group(groups.pop())] == run_ids
+    assert {store.run(i).status for i in run_ids} == {"done"}
+
+
+def test_wrong_settings_fail_the_run_in_one_sentence_and_leave_the_runner_alive(store, runner):
+    (bad,) = runner.submit([QUICK.with_changes(data="no-such-data")])
+    wait_for(lambda: has_ended(store, bad))
+    assert store.run(bad).status == "failed"
+    assert "no-such-data" in store.run(bad).reason
+    (good,) = runner.submit([QUICK])
+    wait_for(lambda: has_ended(store, good))
+    assert store.run(good).status == "done"
+
+
+def test_closing_ends_what_runs_and_keeps_its_prompt(store):
+    runner = ThreadRunner(store)
+    (run_id,) = runner.submit([LONG])
+    wait_for(lambda: store.run(run_id).step >= 2)
+    runner.close()
+    assert store.run(run_id).status == "stopped"
+    assert store.has_prompt(run_id)
