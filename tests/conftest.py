@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from softprompt_core.cli import main
 from softprompt_core.store import Store
 
 STEPS = 12
+
+settings.register_profile("steady", deadline=None, derandomize=True)     # a busy machine is no failure
+settings.load_profile("steady")
 
 
 @dataclass(frozen=True)

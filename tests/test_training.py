@@ -25,7 +25,7 @@ def rows_file(tmp_path_factory):
     """60 rows that differ in one telling word, so that tests are quick."""
     path = tmp_path_factory.mktemp("rows") / "mail.csv"
     lines = [
-        f"{'The parcel is late and broken' if i % 2 else 'Thank you for the quick help'} {i},{'bad' if i % 2 else 'good'}"
+        f"The parcel is late and broken {i},bad" if i % 2 else f"Thank you for the quick help {i},good"
         for i in range(60)
     ]
     path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
@@ -181,7 +181,7 @@ def test_gradient_clip_bounds_the_step_of_each_prompt_alone(rows_file):
 
 def test_runs_that_differ_in_shared_settings_are_refused():
     arms = {"a": TrainConfig(virtual_tokens=5), "b": TrainConfig(virtual_tokens=6)}
-    with pytest.raises(UserError, match="must agree on .*virtual_tokens"):
+    with pytest.raises(UserError, match=r"must agree on .*virtual_tokens"):
         list(train(arms))
 
 

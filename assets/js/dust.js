@@ -8,7 +8,7 @@ function makeDust(host, plot, onWord) {
   const canvas = host.querySelector('canvas');
   const label = host.querySelector('.sp-in-name');
   const pen = canvas.getContext('2d');
-  let cloud = null, hidden = false, taken = false, range = null;
+  let cloud = null, also = [], hidden = false, taken = false, range = null;
 
   // Maps grid units to pixels of the host, [slope, offset] an axis.
   function axes() {
@@ -46,26 +46,32 @@ function makeDust(host, plot, onWord) {
     pen.restore();
   }
 
+  // The word under the pointer, {text, xyz, x, y}: one of the neighbours rather than one of the crowd.
   function nearest(event) {
-    const to = cloud && !hidden && !taken && axes();
+    const to = cloud && !taken && axes();
     if (!to) return null;
     const box = host.getBoundingClientRect();
     const x = event.clientX - box.left, y = event.clientY - box.top;
+    let least = NEAR_PIXELS ** 2;
+    const closer = (wx, wy) => {
+      const far = (to.ox + wx * to.sx - x) ** 2 + (to.oy + wy * to.sy - y) ** 2;
+      if (far >= least) return false;
+      least = far;
+      return true;
+    };
+    let word = null, best = -1;
+    for (const candidate of also) if (closer(candidate.xyz[0], candidate.xyz[1])) word = candidate;
     const [xs, ys] = cloud.xyz;
-    let best = null, least = NEAR_PIXELS ** 2;
-    for (let n = 0; n < xs.length; n++) {
-      const dx = to.ox + xs[n] * to.sx - x, dy = to.oy + ys[n] * to.sy - y;
-      const far = dx * dx + dy * dy;
-      if (far < least) { least = far; best = { n, x, y }; }
-    }
-    return best;
+    if (!word && !hidden) for (let n = 0; n < xs.length; n++) if (closer(xs[n], ys[n])) best = n;
+    if (!word && best >= 0) word = { text: cloud.text[best], xyz: cloud.xyz.map((axis) => axis[best]) };
+    return word && { ...word, x, y };
   }
 
   function name(event) {
     const hit = label && nearest(event);
     if (label) label.hidden = !hit;
     if (!hit) return;
-    label.textContent = cloud.text[hit.n];
+    label.textContent = hit.text;
     label.style.left = Math.min(hit.x + 12, host.clientWidth - label.offsetWidth) + 'px';
     label.style.top = hit.y - 30 + 'px';
   }
@@ -81,7 +87,7 @@ function makeDust(host, plot, onWord) {
     host.addEventListener('pointerup', (event) => {
       const still = from && Math.hypot(event.clientX - from[0], event.clientY - from[1]) < 4;
       const hit = still && nearest(event);
-      if (hit) onWord(cloud.text[hit.n], cloud.xyz.map((axis) => axis[hit.n]));
+      if (hit) onWord(hit.text, hit.xyz);
     }, true);
   }
   new ResizeObserver(soon).observe(host);
@@ -99,7 +105,8 @@ function makeDust(host, plot, onWord) {
       plot.on('plotly_relayout', () => { range = null; soon(); });
       plot.on('plotly_afterplot', () => { range = null; soon(); });
     },
-    show(newCloud, isHidden) { cloud = newCloud; hidden = isHidden; soon(); },
+    // words: further ones to name, [{text, xyz}].
+    show(newCloud, isHidden, words = []) { cloud = newCloud; hidden = isHidden; also = words; soon(); },
     picture: () => { draw(); return canvas.toDataURL(); },
   };
 }

@@ -116,18 +116,19 @@ function makeMap(host, onPick, onWord) {
     const accent = shade(div, '--sp-accent'), near = shade(div, '--sp-near'), ink = shade(div, '--sp-ink');
     const type = dims === 3 ? 'scatter3d' : 'scatter';
     const line = { mode: 'lines', hoverinfo: 'skip' };
+    const named = dims === 3 ? { hovertemplate: '%{text}<extra></extra>' } : { hoverinfo: 'skip' };
     const family = getComputedStyle(div).fontFamily;
     const font = { family, size: 12, color: ink, ...(dims === 2 ? { shadow: halo() } : {}) };
     const looks = {
       [DUST]: { mode: 'markers', name: 'vocabulary', hovertemplate: '%{text}<extra></extra>',
         marker: { size: 1.6, color: shade(div, '--sp-dust'), opacity: 0.45, line: { width: 0 } } },
       [PATHS]: { ...line, name: 'ways', line: { color: accent, width: 1 }, opacity: 0.28 },
-      [WORDS]: { mode: 'markers', name: 'neighbours', hovertemplate: '%{text}<extra></extra>', opacity: 0.5,
+      [WORDS]: { mode: 'markers', name: 'neighbours', ...named, opacity: 0.5,
         marker: { symbol: 'square', size: dims === 3 ? 3 : 4, color: near } },
       [SPOKES]: { ...line, name: 'spokes', line: { color: near, width: 1, dash: 'dot' }, opacity: 0.7 },
       [WAY]: { mode: 'lines+markers', name: 'way', hoverinfo: 'skip', line: { color: accent, width: 2.5 },
         marker: { color: accent, size: dims === 3 ? 3 : 5 } },
-      [LIT]: { mode: 'markers+text', name: 'lit', hovertemplate: '%{text}<extra></extra>', textfont: { ...font, size: 13 },
+      [LIT]: { mode: 'markers+text', name: 'lit', ...named, textfont: { ...font, size: 13 },
         cliponaxis: false, marker: { symbol: 'square', size: dims === 3 ? 5 : 9, color: near, line: { color: shade(div, '--sp-paper'), width: 1 } } },
       [FOUND]: { mode: 'markers+text', name: 'found', hovertemplate: '%{text}<extra></extra>', textfont: { ...font, size: 14, color: shade(div, '--sp-found') },
         cliponaxis: false, marker: { symbol: dims === 3 ? 'cross' : 'star', size: dims === 3 ? 6 : 15, color: shade(div, '--sp-found'), line: { color: shade(div, '--sp-paper'), width: 1 } } },
@@ -153,6 +154,12 @@ function makeMap(host, onPick, onWord) {
 
   // A hollow marker is drawn by its edge alone: it needs the accent there, a filled one the paper.
   const edges = () => ordered().map((t) => shade(div, isWeak(t) || dims === 3 ? '--sp-accent' : '--sp-paper'));
+
+  // In 2-D the canvas names the words, so that a token lying on its word can still be hovered and chosen.
+  function showDust() {
+    const words = dims === 3 ? [] : Object.values(reading.words).map(([text, ...xyz]) => ({ text, xyz }));
+    dust.show(cloud, only || dims === 3, words);
+  }
 
   // ------------------------------------------------------------- the layout
 
@@ -195,7 +202,7 @@ function makeMap(host, onPick, onWord) {
     await Plotly.newPlot(div, traces(), layout(), config);
     if (!built) { listen(); dust.follow(); }
     built = true;
-    dust.show(cloud, only || dims === 3);
+    showDust();
     if (dims === 2) await refresh(); // now the axes have a size: place the labels
   }
 
@@ -255,7 +262,9 @@ function makeMap(host, onPick, onWord) {
       const same = built && cloud && cloud.key === newCloud.key && reading && reading.about.run === newReading.about.run;
       cloud = newCloud; reading = newReading; frame = newFrame;
       if (picked !== null && picked >= reading.tokens.length) picked = null;
-      return same ? soon() : rebuild();
+      if (!same) return rebuild();
+      showDust();
+      return soon();
     },
     frame(k) { frame = k; return soon(TIMED); },
     pick(i) { picked = i; return soon(); },
@@ -263,7 +272,7 @@ function makeMap(host, onPick, onWord) {
     dims(d) { dims = d; return rebuild(); },
     async only(value) {
       only = value;
-      dust.show(cloud, only || dims === 3);
+      showDust();
       return dims === 3 ? rebuild() : null;
     },
     async fit(what) {

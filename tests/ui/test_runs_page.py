@@ -7,19 +7,32 @@ import shlex
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from softprompt_core.config import TrainConfig
+from softprompt_core.models import BUNDLED_FOLDER
+from softprompt_core.records import EndRecord, Snapshot, StartRecord, StepRecord
 from tests.ui.conftest import App
 
-SMALL = {"steps": 6, "virtual_tokens": 3, "batch_size": 4}
+CONFIG = TrainConfig(steps=6, virtual_tokens=3, batch_size=4)
+WIDTH = json.loads((BUNDLED_FOLDER / "config.json").read_text(encoding="utf-8"))["hidden_size"]
 
 
 @pytest.fixture
 def done(app: App) -> str:
-    """The id of a run that has ended well."""
-    run_id = str(app.call("/train", SMALL)["run_id"])
-    assert app.wait_for_end(run_id).status == "done"
+    """The id of a run that has ended, written as training writes it, so that no test waits for one."""
+    run_id = app.store.create(CONFIG, status="running")
+    prompt = np.random.default_rng(0).normal(0, 0.2, (3, WIDTH)).astype(np.float32)
+    facts = {"labels": ["complaint", "no complaint"], "text_column": "text", "label_column": "label"}
+    app.store.append([
+        StartRecord(run_id, facts),
+        Snapshot(run_id, 0, prompt),
+        *(StepRecord(run_id, i, 0.1 * i, 3.0 / i, 0.01, 1.0, 200, 0.2 * i) for i in range(1, 7)),
+        Snapshot(run_id, 6, prompt + 0.01, kind="selected"),
+        EndRecord(run_id, "done", "", {"steps": 6, "eval_accuracy": 0.75, "test_rows": 200, "device": "cpu"}),
+    ])
     return run_id
 
 
@@ -80,6 +93,14 @@ def test_command_repeats_the_run_and_buttons_lead_to_the_other_tabs(page: Page, 
     page.locator("#runs-show").click()
     expect(page.locator("#train-chart")).to_be_visible()
     expect(page.locator("#train-chart .sp-tiles")).to_contain_text("6 / 6")
+
+
+def test_run_started_and_stopped_over_http_is_on_the_page(page: Page, app: App) -> None:
+    run_id = app.call("/train", {"steps": 5_000, "virtual_tokens": 3, "name": "from afar"})["run_id"]
+    page.goto(app.url)
+    expect(page.locator("#train-title")).to_contain_text("from afar")
+    assert app.call("/stop", run_id) == {"run_id": run_id, "stopping": True}
+    assert app.wait_for_end(run_id).status == "stopped"
 
 
 def test_endpoints_answer_and_refuse_in_words(app: App, done: str) -> None:

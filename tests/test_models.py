@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from softprompt_core.errors import UserError
+from softprompt_core.models import (
+    BUNDLED_FOLDER,
+    choose_device,
+    choose_dtype,
+    embedding_table,
+    load_model,
+    locate,
+)
+
+
+def test_a_model_is_loaded_once_and_shared():
+    assert load_model("bundled") is load_model("bundled", device="cpu", dtype="fp32")
+
+
+def test_a_loaded_model_is_frozen_and_in_evaluation_mode():
+    module = load_model("bundled").module
+    assert not module.training
+    assert not any(p.requires_grad for p in module.parameters())
+
+
+def test_table_is_what_the_embedding_module_gives_even_where_it_scales(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = AutoConfig.for_model("gemma", **sizes, num_key_value_heads=2, head_dim=8, vocab_size=8192)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUNDLED_FOLDER / name, tmp_path / name)
+    base = load_model(str(tmp_path))
+    with torch.no_grad():
+        expected = base.module.get_input_embeddings()(torch.arange(8192))
+    assert torch.equal(embedding_table(base), expected)
+
+
+def test_a_folder_with_the_model_gives_the_same_numbers_as_the_bundled_name():
+    ours, folder = load_model("bundled"), load_model(str(BUNDLED_FOLDER))
+    assert ours.revision == folder.revision
+    assert torch.equal(embedding_table(ours), embedding_table(folder))
+
+
+def test_pickled_weights_are_refused_with_a_way_out(tmp_path):
+    shutil.copy(BUNDLED_FOLDER / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"anything")
+    with pytest.raises(UserError, match=r"never loaded.*safe_serialization=True"):
+        load_model(str(tmp_path))
+
+
+def test_encoder_decoder_models_are_refused_by_name(tmp_path):
+    shutil.copytree(BUNDLED_FOLDER, tmp_path / "t5")
+    AutoConfig.for_model("t5", d_model=16, num_layers=1, vocab_size=100).save_pretrained(tmp_path / "t5")
+    with pytest.raises(UserError, match="encoder–decoder"):
+        load_model(str(tmp_path / "t5"))
+
+
+def test_hub_ids_are_told_from_paths():
+    assert locate("owner/name") == "owner/name"
+    with pytest.raises(UserError, match="no model folder"):
+        locate("./not-there")
+
+
+def test_device_that_is_not_there_names_what_is():
+    assert choose_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="this machine, which has cpu"):
+            choose_device("cuda")
+
+
+def test_automatic_dtype_on_a_cpu_is_float32():
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("bf16", torch.device("cpu")) == torch.bfloat16
