@@ -6,42 +6,35 @@ nothing; the caller decides what to keep, and answers through a `Control`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from softprompt_core import initialisers
 from softprompt_core.config import PASS_SETTINGS, TrainConfig
-from softprompt_core.data import (
-    Example,
-    TokenisedTask,
-    default_prompt_text,
-    load_task,
-    text_token_ids,
-    tokenise,
-)
+from softprompt_core.data import Example, TokenisedTask, load_task, text_token_ids, tokenise
 from softprompt_core.errors import UserError
-from softprompt_core.evaluation import (
-    Cancelled,
-    Evaluation,
-    accuracy_interval,
-    document,
-    evaluate,
-    hard_prompt,
-    majority,
-)
+from softprompt_core.evaluation import Cancelled, Evaluation, evaluate
 from softprompt_core.layouts import Choice, LayoutName, Row, batch_losses, choose_layout
 from softprompt_core.models import BaseModel, embedding_table, load_model
-from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Record, Snapshot, StartRecord, StepRecord
+from softprompt_core.outcomes import UNTESTED, Outcomes, tested
+from softprompt_core.records import (
+    EndRecord,
+    EvalRecord,
+    LogRecord,
+    Record,
+    Snapshot,
+    StartRecord,
+    Status,
+    StepRecord,
+)
 from softprompt_core.schedules import learning_rate
-from softprompt_core.visible import token_text
+from softprompt_core.starts import run_facts, starting_prompt, written_prompt
 
 LIVE_SECONDS = 2.0
 TRAJECTORY_POINTS = 30
@@ -77,6 +70,10 @@ class Control:
         self._going.wait()
 
 
+_Ending = tuple[Status, str, float]
+"""How a run ended: status, reason, seconds of training."""
+
+
 @dataclass
 class _Run:
     """One prompt while it trains."""
@@ -87,6 +84,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     order: Iterator[list[Example]]
     rows_in_epoch: int
+    written: str
     rows: int = 0
     tokens: int = 0
     step: int = 0
@@ -134,7 +132,7 @@ def train(
         yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
 
     everyone, started, live = list(active), clock(), clock()
-    reasons: dict[str, tuple[str, str]] = {}
+    reasons: dict[str, tuple[Status, str]] = {}
     while active:
         control.wait_while_paused()
         for run in [r for r in active if control.is_stopped(r.run_id)]:
@@ -156,10 +154,9 @@ def train(
                 active.remove(run)
 
     seconds = clock() - started
-    baselines = _Baselines(base, tokens, choice.name)
+    outcomes, facts = Outcomes(base, tokens, choice.name), _shared_facts(base, tokens, choice.name)
     for run in everyone:
-        status, reason = reasons[run.run_id]
-        yield from _finish(base, run, tokens, choice.name, control, baselines, status, reason, seconds)
+        yield from _finish(run, outcomes, facts, control, (*reasons[run.run_id], seconds))
 
 
 # ---------------------------------------------------------------- one step
@@ -220,129 +217,40 @@ def _look(
 
 
 def _finish(
-    base: BaseModel, run: _Run, tokens: TokenisedTask, layout: LayoutName, control: Control,
-    baselines: _Baselines, status: str, reason: str, seconds: float,
+    run: _Run, outcomes: Outcomes, facts: dict[str, Any], control: Control, ending: _Ending
 ) -> Iterator[Record]:
     """The selected prompt first, so that it is safe, then its test figures beside the baselines."""
     prompt = run.array() if run.best_prompt is None else run.best_prompt
     selected = run.step if run.best_prompt is None else run.best_step
     if np.isfinite(prompt).all():
         yield Snapshot(run.run_id, selected, prompt, kind="selected")
+    status, reason, seconds = ending
     result: dict[str, Any] = {
-        "steps": run.step, "train_loss": _finite(run.loss),
-        "eval_loss": None, "eval_perplexity": None, "eval_accuracy": None, "eval_accuracy_low": None,
-        "eval_accuracy_high": None, "eval_macro_f1": None, "test_rows": None,
-        "baselines": {"majority": majority(tokens), "hand_written": None, "no_prompt": None},
+        "steps": run.step, "train_loss": run.loss if math.isfinite(run.loss) else None, **UNTESTED,
+        "baselines": {"majority": None, "hand_written": None, "no_prompt": None},
         "seconds": seconds, "tokens_per_second": run.tokens / seconds if seconds > 0 else None,
-        "trainable_parameters": run.prompt.numel(), "layout": layout, "selected_step": selected,
-        "dropped_rows": tokens.task.dropped_rows, "cut_rows": tokens.cut_rows,
-        "device": str(base.device), "dtype": str(base.dtype).removeprefix("torch."),
-        "labels": list(tokens.task.labels), "text_column": tokens.task.text_column,
-        "label_column": tokens.task.label_column,
+        "trainable_parameters": run.prompt.numel(), "selected_step": selected, **facts,
     }
     if status == "done":
         try:
-            yield from _test_figures(base, run, prompt, tokens, layout, control, baselines, result, selected)
+            found = outcomes.test(torch.from_numpy(prompt), should_stop=lambda: control.is_stopped(run.run_id))
+            result |= tested(found)
+            yield replace(_eval_record(run, "test", found), step=selected)
+            result["baselines"] = outcomes.baselines(
+                run.written, should_stop=lambda: control.is_stopped(run.run_id)
+            )
+            for source, figures in result["baselines"].items():
+                yield EvalRecord(
+                    run.run_id, 0, "test", figures.get("loss"), figures["accuracy"], figures["macro_f1"],
+                    found.rows, source,
+                )
         except Cancelled:
             status, reason = "stopped", "Stopped by the user during the final test; the prompt is complete."
     yield LogRecord(run.run_id, "error" if status == "failed" else "info", reason or f"done after {run.step} steps")
-    yield EndRecord(run.run_id, status, reason, result)  # type: ignore[arg-type]
-
-
-def _test_figures(
-    base: BaseModel, run: _Run, prompt: np.ndarray, tokens: TokenisedTask, layout: LayoutName, control: Control,
-    baselines: _Baselines, result: dict[str, Any], selected: int,
-) -> Iterator[EvalRecord]:
-    """Yields the test evaluations and adds them to `result`, this function's output."""
-
-    def should_stop() -> bool:
-        return control.is_stopped(run.run_id)
-
-    found = evaluate(
-        base, torch.from_numpy(prompt), tokens.splits["test"], tokens.label_ids, layout=layout, should_stop=should_stop
-    )
-    low, high = accuracy_interval(found.accuracy, found.rows)
-    result |= {
-        "eval_loss": found.loss, "eval_perplexity": found.perplexity, "eval_accuracy": found.accuracy,
-        "eval_accuracy_low": low, "eval_accuracy_high": high, "eval_macro_f1": found.macro_f1,
-        "test_rows": found.rows,
-    }
-    yield EvalRecord(run.run_id, selected, "test", found.loss, found.accuracy, found.macro_f1, found.rows)
-    plain = result["baselines"]["majority"]
-    yield EvalRecord(run.run_id, 0, "test", None, plain["accuracy"], plain["macro_f1"], found.rows, "majority")
-    for source, text in (("hand_written", written_prompt(run.config, tokens)), ("no_prompt", "")):
-        held = baselines.evaluate(text, should_stop)
-        result["baselines"][source] = {"text": text, **document(held)}
-        yield EvalRecord(run.run_id, 0, "test", held.loss, held.accuracy, held.macro_f1, held.rows, source)
-
-
-class _Baselines:
-    """Test figures of hard prompts on the untrained model, each computed once a pass."""
-
-    def __init__(self, base: BaseModel, tokens: TokenisedTask, layout: LayoutName) -> None:
-        self._base, self._tokens, self._layout = base, tokens, layout
-        self._found: dict[str, Evaluation] = {}
-
-    def evaluate(self, text: str, should_stop: Callable[[], bool]) -> Evaluation:
-        if text not in self._found:
-            self._found[text] = evaluate(
-                self._base, hard_prompt(self._base, text), self._tokens.splits["test"], self._tokens.label_ids,
-                layout=self._layout, should_stop=should_stop,
-            )
-        return self._found[text]
+    yield EndRecord(run.run_id, status, reason, result)
 
 
 # ------------------------------------------------------------------- start
-
-
-def written_prompt(config: TrainConfig, tokens: TokenisedTask) -> str:
-    """The hand-written prompt of a run: the user's initial text, else one that names the labels."""
-    return config.init_text or default_prompt_text(tokens.task)
-
-
-def starting_prompt(
-    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor
-) -> tuple[torch.Tensor, list[int] | None]:
-    """(prompt [P, H] before training, the token ids it was made of where it was made of tokens)."""
-    generator = torch.Generator().manual_seed(config.seed)
-    length = config.virtual_tokens
-    if config.init == "text":
-        ids = text_token_ids(written_prompt(config, tokens), base.tokenizer)
-        return initialisers.text(table, length=length, token_ids=ids), initialisers.fill(ids, length=length)
-    if config.init == "random":
-        return initialisers.random(table, length=length, generator=generator), None
-    if config.init == "random_uniform":
-        return initialisers.random_uniform(
-            table, length=length, generator=generator, limit=config.init_range
-        ), None
-    if config.init == "peft_random":
-        return initialisers.peft_random(table, length=length, generator=generator), None
-    if config.init == "first_rows":
-        return initialisers.first_rows(table, length=length), list(range(length))
-    words = initialisers.ordinary_word_ids(base.tokenizer)
-    if config.init == "class_labels":
-        labels = [ids[:-1] for ids in tokens.label_ids]
-        return initialisers.class_labels(
-            table, length=length, label_ids=labels, generator=generator, word_ids=words
-        ), None
-    prompt = initialisers.sampled_vocab(table, length=length, generator=generator, word_ids=words)
-    again = torch.Generator().manual_seed(config.seed)
-    return prompt, initialisers.draw_words(words, count=length, generator=again).tolist()
-
-
-def run_facts(config: TrainConfig, base: BaseModel, tokens: TokenisedTask) -> dict[str, Any]:
-    """What a run is made on: revision, data hash, versions, device, the tokens of its start."""
-    _, ids = starting_prompt(config, base, tokens, embedding_table(base))
-    packages = ("torch", "transformers", "peft", "tokenizers", "safetensors")
-    return {
-        "model_revision": base.revision, "data_hash": tokens.task.fingerprint, "device": str(base.device),
-        "dtype": str(base.dtype).removeprefix("torch."), "labels": list(tokens.task.labels),
-        "text_column": tokens.task.text_column, "label_column": tokens.task.label_column,
-        "split_sizes": {split: len(rows) for split, rows in tokens.splits.items()},
-        "init_tokens": [token_text(base.tokenizer, i) for i in ids] if ids else None,
-        "hand_written_prompt": written_prompt(config, tokens),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
-    }
 
 
 def _start_run(
@@ -355,6 +263,7 @@ def _start_run(
         run_id=run_id, config=config, prompt=parameter,
         optimizer=torch.optim.AdamW([parameter], lr=config.lr, weight_decay=config.weight_decay),
         order=batches_of(examples, batch_size=config.batch_size, seed=config.seed), rows_in_epoch=len(examples),
+        written=written_prompt(config, tokens),
     )
 
 
@@ -408,8 +317,14 @@ def _eval_record(run: _Run, split: str, found: Evaluation) -> EvalRecord:
     return EvalRecord(run.run_id, run.step, split, found.loss, found.accuracy, found.macro_f1, found.rows)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _shared_facts(base: BaseModel, tokens: TokenisedTask, layout: LayoutName) -> dict[str, Any]:
+    """Facts in the results of all runs of a pass."""
+    task = tokens.task
+    return {
+        "layout": layout, "dropped_rows": task.dropped_rows, "cut_rows": tokens.cut_rows,
+        "device": str(base.device), "dtype": str(base.dtype).removeprefix("torch."), "labels": list(task.labels),
+        "text_column": task.text_column, "label_column": task.label_column,
+    }
 
 
 def _diverged(run: _Run) -> str:

@@ -74,7 +74,7 @@ def test_only_the_page_knows_gradio(name):
 
 
 def test_modules_inside_a_package_do_not_import_in_circles():
-    edges = {name: {i for i in own_imports(path)} for name, path in modules().items()}
+    edges = {name: set(own_imports(path)) for name, path in modules().items()}
     known = set(edges)
     graph = {
         name: {k for k in known if k != name and any(i == k or i.startswith(f"{k}.") for i in found)}

@@ -15,7 +15,7 @@ import pytest
 from softprompt_core.config import TrainConfig, parse_config
 from softprompt_core.errors import UserError
 from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StartRecord, StepRecord
-from softprompt_core.store import LEASE_SECONDS, Store, write_aside, write_json
+from softprompt_core.store import LEASE_SECONDS, Store, write_json
 
 PROMPT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -124,7 +124,7 @@ def test_delete_removes_run_metrics_and_folder_and_nothing_else(store):
 @pytest.mark.parametrize("status", ["queued", "running", "paused"])
 def test_run_at_work_is_not_deleted(store, status):
     run_id = store.create(TrainConfig(), status=status)
-    with pytest.raises(UserError, match="still at work. Stop it first"):
+    with pytest.raises(UserError, match="still at work"):
         store.delete(run_id)
     assert store.has_run(run_id)
 
@@ -239,10 +239,7 @@ def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
     path = tmp_path / "facts.json"
     write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    with pytest.raises(RuntimeError), write_aside(path) as file:
-        file.write("half")
-        raise RuntimeError
+        write_json(path, {"a": 1, "b": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
 
@@ -363,7 +360,7 @@ def test_reopened_folder_holds_everything(store):
 
 def test_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written.*--runs-dir"):
+    with pytest.raises(UserError, match=r"cannot be written.*--runs-dir"):
         Store(tmp_path / "file")
 
 

@@ -1,0 +1,59 @@
+"""What a run comes to: the test figures of its prompt beside those of doing without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from softprompt_core.data import TokenisedTask
+from softprompt_core.evaluation import Evaluation, accuracy_interval, document, evaluate, hard_prompt, majority
+from softprompt_core.layouts import LayoutName
+from softprompt_core.models import BaseModel
+
+UNTESTED: dict[str, Any] = {
+    "eval_loss": None, "eval_perplexity": None, "eval_accuracy": None, "eval_accuracy_low": None,
+    "eval_accuracy_high": None, "eval_macro_f1": None, "test_rows": None,
+}
+"""The figures of a run whose prompt has not been tested."""
+
+
+class Outcomes:
+    """Tests prompts on the test rows of one task; what the untrained model does is computed once."""
+
+    def __init__(self, base: BaseModel, tokens: TokenisedTask, layout: LayoutName) -> None:
+        self._base, self._tokens, self._layout = base, tokens, layout
+        self._hard: dict[str, Evaluation] = {}
+
+    def test(self, prompt: torch.Tensor, *, should_stop: Callable[[], bool]) -> Evaluation:
+        """The test figures of a prompt [P, H]. Raises evaluation.Cancelled when `should_stop` says so."""
+        return evaluate(
+            self._base, prompt, self._tokens.splits["test"], self._tokens.label_ids, layout=self._layout,
+            should_stop=should_stop,
+        )
+
+    def baselines(self, written: str, *, should_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        """Figures without training: the majority class, the hand-written prompt, and no prompt at all."""
+        return {
+            "majority": majority(self._tokens),
+            **{
+                source: {"text": text, **document(self._test_hard(text, should_stop))}
+                for source, text in (("hand_written", written), ("no_prompt", ""))
+            },
+        }
+
+    def _test_hard(self, text: str, should_stop: Callable[[], bool]) -> Evaluation:
+        if text not in self._hard:
+            self._hard[text] = self.test(hard_prompt(self._base, text), should_stop=should_stop)
+        return self._hard[text]
+
+
+def tested(found: Evaluation) -> dict[str, Any]:
+    """Test figures under the keys of a run's result, accuracy with its 95 % interval."""
+    low, high = accuracy_interval(found.accuracy, found.rows)
+    return {
+        "eval_loss": found.loss, "eval_perplexity": found.perplexity, "eval_accuracy": found.accuracy,
+        "eval_accuracy_low": low, "eval_accuracy_high": high, "eval_macro_f1": found.macro_f1,
+        "test_rows": found.rows,
+    }

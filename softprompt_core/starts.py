@@ -1,0 +1,64 @@
+"""Where a run begins: the prompt before its first step, and the facts it is made on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import torch
+
+from softprompt_core import initialisers
+from softprompt_core.config import TrainConfig
+from softprompt_core.data import TokenisedTask, default_prompt_text, text_token_ids
+from softprompt_core.models import BaseModel, embedding_table
+from softprompt_core.visible import token_text
+
+
+def written_prompt(config: TrainConfig, tokens: TokenisedTask) -> str:
+    """The hand-written prompt of a run: the user's initial text, else one that names the labels."""
+    return config.init_text or default_prompt_text(tokens.task)
+
+
+def starting_prompt(
+    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor
+) -> tuple[torch.Tensor, list[int] | None]:
+    """(prompt [P, H] before training, the token ids it was made of where it was made of tokens)."""
+    generator = torch.Generator().manual_seed(config.seed)
+    length = config.virtual_tokens
+    if config.init == "text":
+        ids = text_token_ids(written_prompt(config, tokens), base.tokenizer)
+        return initialisers.text(table, length=length, token_ids=ids), initialisers.fill(ids, length=length)
+    if config.init == "random":
+        return initialisers.random(table, length=length, generator=generator), None
+    if config.init == "random_uniform":
+        return initialisers.random_uniform(
+            table, length=length, generator=generator, limit=config.init_range
+        ), None
+    if config.init == "peft_random":
+        return initialisers.peft_random(table, length=length, generator=generator), None
+    if config.init == "first_rows":
+        return initialisers.first_rows(table, length=length), list(range(length))
+    words = initialisers.ordinary_word_ids(base.tokenizer)
+    if config.init == "class_labels":
+        labels = [ids[:-1] for ids in tokens.label_ids]
+        return initialisers.class_labels(
+            table, length=length, label_ids=labels, generator=generator, word_ids=words
+        ), None
+    prompt = initialisers.sampled_vocab(table, length=length, generator=generator, word_ids=words)
+    again = torch.Generator().manual_seed(config.seed)
+    return prompt, initialisers.draw_words(words, count=length, generator=again).tolist()
+
+
+def run_facts(config: TrainConfig, base: BaseModel, tokens: TokenisedTask) -> dict[str, Any]:
+    """What a run is made on: revision, data hash, versions, device, the tokens of its start."""
+    _, ids = starting_prompt(config, base, tokens, embedding_table(base))
+    packages = ("torch", "transformers", "peft", "tokenizers", "safetensors")
+    return {
+        "model_revision": base.revision, "data_hash": tokens.task.fingerprint, "device": str(base.device),
+        "dtype": str(base.dtype).removeprefix("torch."), "labels": list(tokens.task.labels),
+        "text_column": tokens.task.text_column, "label_column": tokens.task.label_column,
+        "split_sizes": {split: len(rows) for split, rows in tokens.splits.items()},
+        "init_tokens": [token_text(base.tokenizer, i) for i in ids] if ids else None,
+        "hand_written_prompt": written_prompt(config, tokens),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
