@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (the environment must be prepared before torch is imported)
 """Speed of prompt training against the loop of PEFT's causal prompt-tuning example.
 
     python benchmarks/engine.py [--shape bundled|gpt2|bloomz-560m] [--virtual-tokens 8] [--repeats 7] [--json FILE]
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import platform
 import statistics
 import sys
@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from softprompt_core.environment import prepare_environment
+
+prepare_environment()
 
 import torch
 from peft import PromptTuningConfig, TaskType, get_peft_model

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from softprompt_core.config import INITS, CompareConfig, TrainConfig, config_from_json, parse_compare, parse_config
+from softprompt_core.environment import prepare_environment
 from softprompt_core.errors import UserError
 from softprompt_core.store import Store
 
@@ -27,7 +27,7 @@ CORRECTIONS = ("none", "centred", "csls", "all_but_top")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_environment()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["app"]:
         from softprompt_core.ui.launch import main as launch
@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         runs_dir = Path(options.runs_dir)
-        _quiet()
         document = options.run(options, Store(runs_dir))
         if options.json:
             print(json.dumps(_without_nan(document), ensure_ascii=False, allow_nan=False))
@@ -75,14 +74,6 @@ def _log_fault(runs_dir: Path) -> Path | str:
         traceback.print_exc()
         return "the lines above"
     return path
-
-
-def _quiet() -> None:
-    """Keeps libraries' progress bars and warnings off the terminal."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 # ----------------------------------------------------------------- parsing

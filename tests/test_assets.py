@@ -11,7 +11,8 @@ from softprompt_core.config import TrainConfig
 from softprompt_core.data import BUNDLED_FOLDER, Task, list_bundled, load_task
 
 MOST_WORDS = {"questions": 25}
-MOST_ALIKE = {"questions": 0.6}      # short questions share their frame: "What is the … of …?"
+MOST_ALIKE = {"questions": 0.6}
+FRAME = {"questions": frozenset("what who is the of a in did does was".split())}     # what short questions share
 ROWS = {"complaints": 600}
 
 
@@ -66,7 +67,8 @@ def test_no_text_occurs_twice(task):
 
 
 def test_no_near_duplicates_across_splits(task):
-    found = [(split, text, words(text)) for split, text in texts(task)]
+    frame = FRAME.get(task.name, frozenset())
+    found = [(split, text, words(text) - frame) for split, text in texts(task)]
     most = MOST_ALIKE.get(task.name, 0.5)
     alike = [
         (one, other)

@@ -66,7 +66,7 @@ def test_number_of_texts_has_a_limit(trained, count):
 
 
 def test_rows_without_the_text_column_are_refused_with_its_name(trained):
-    with pytest.raises(UserError, match="column 'text'.*'body'"):
+    with pytest.raises(UserError, match=r"column 'text'.*'body'"):
         operations.predict_with_run(trained.store, trained.run_id, [{"body": "hello"}])
 
 

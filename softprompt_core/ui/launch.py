@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt_core.environment import prepare_environment
 from softprompt_core.errors import UserError
 
 HOST, PORT = "127.0.0.1", 7860
@@ -51,7 +52,7 @@ def serve(options: argparse.Namespace) -> None:
     """
     users = read_users(options.auth) if options.auth else None
     check_address(options.host, options.port, has_login=users is not None)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, or it asks the network
+    prepare_environment()
 
     from softprompt_core.jobs.thread import ThreadRunner
     from softprompt_core.store import Store

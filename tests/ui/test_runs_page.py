@@ -47,15 +47,15 @@ def choose(page: Page, app: App, run_id: str) -> None:
 
 def test_run_is_renamed_and_the_table_says_so(page: Page, app: App, done: str) -> None:
     choose(page, app, done)
-    page.locator("#runs-name input, #runs-name textarea").fill("the <b>best</b> one")
+    page.locator("#runs-name input, #runs-name textarea").fill("the <b>*best* one")
     page.locator("#runs-rename").click()
-    expect(page.locator("#runs-about")).to_contain_text("the <b>best</b> one")
-    expect(page.locator("#runs-table").get_by_text("the <b>best</b> one")).not_to_have_count(0)
-    assert app.store.run(done).name == "the <b>best</b> one"
+    expect(page.locator("#runs-about")).to_contain_text("the <b>*best* one")
+    expect(page.locator("#runs-table").get_by_text("the <b>*best* one")).not_to_have_count(0)
+    assert app.store.run(done).name == "the <b>*best* one"
     page.locator("#runs-name input, #runs-name textarea").fill("../up")
     page.locator("#runs-rename").click()
     expect(page.get_by_test_id("toast-body")).to_contain_text("plain name")
-    assert app.store.run(done).name == "the <b>best</b> one"
+    assert app.store.run(done).name == "the <b>*best* one"
 
 
 def test_run_is_deleted_only_after_it_was_asked(page: Page, app: App, done: str) -> None:
