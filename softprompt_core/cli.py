@@ -196,16 +196,11 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
-    from softprompt_core.data import load_task
     from softprompt_core.jobs.execute import execute, new_owner
-    from softprompt_core.models import choose_device, locate
-    from softprompt_core.templates import parse_template
+
+    _check(configs[0])
     from softprompt_core.training import Control
 
-    # What can be told before a run is made is told then, so that a slip leaves no failed run behind.
-    parse_template(configs[0].template, columns=load_task(configs[0]).columns)
-    locate(configs[0].model)
-    choose_device(configs[0].device)
     group = store.new_group_id() if len(configs) > 1 else None
     runs = {store.create(config, group_id=group): config for config in configs}
     owner = new_owner()
@@ -222,6 +217,17 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     finally:
         signal.signal(signal.SIGINT, previous)
     return list(runs)
+
+
+def _check(config: TrainConfig) -> None:
+    """Raises UserError for what can be told before a run is made: a slip takes no time and leaves no failed run."""
+    from softprompt_core.data import load_task
+    from softprompt_core.models import choose_device, locate
+    from softprompt_core.templates import parse_template
+
+    locate(config.model)
+    parse_template(config.template, columns=load_task(config).columns)
+    choose_device(config.device)
 
 
 class _Progress:
@@ -260,7 +266,7 @@ def _inspect(options: argparse.Namespace, store: Store) -> dict[str, Any]:
         "correction": _one_of(options.correction, "correction", CORRECTIONS),
     }
     path = Path(options.prompt)
-    if store.has_run(options.prompt) or not path.exists():
+    if store.has_run(options.prompt) or not os.path.exists(path):
         return operations.inspect_run(store, options.prompt, **switches)
     from softprompt_core.adapters import check_fits, import_prompt
     from softprompt_core.models import load_model

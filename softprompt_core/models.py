@@ -90,10 +90,10 @@ def locate(name: str) -> str:
         return str(BUNDLED_FOLDER)
     path = Path(name).expanduser()
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep + os.sep in name
-    if not path.is_dir():
-        if looks_like_path or path.exists():
+    if not os.path.isdir(path):     # unlike Path.is_dir, no error for a path too long or not ours to read
+        if looks_like_path or os.path.exists(path) or len(name) > 200:
             raise UserError(
-                f"There is no model folder at {name!r}. Give a folder with config.json and safetensors "
+                f"There is no model folder at {name[:200]!r}. Give a folder with config.json and safetensors "
                 f"weights, a hub id such as 'bigscience/bloomz-560m', or '{BUNDLED_MODEL}'."
             )
         return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,7 @@ def export_run(store: Store, run_id: str, folder: Path) -> Path:
     from softprompt_core.models import locate
 
     config, facts = store.config(run_id), store.facts(run_id)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         what = "not empty" if folder.is_dir() else "a file"
         raise UserError(f"The folder {str(folder)!r} is {what}. Name a new one; nothing is overwritten.")
     export_peft(

@@ -12,7 +12,8 @@ from softprompt_core.data import BUNDLED_FOLDER, Task, list_bundled, load_task
 
 MOST_WORDS = {"questions": 25}
 MOST_ALIKE = {"questions": 0.6}
-FRAME = {"questions": frozenset("what who is the of a in did does was".split())}     # what short questions share
+# Short questions share their frame, "what is the … of …", so it is set aside when they are compared.
+FRAME = {"questions": frozenset(["what", "who", "is", "the", "of", "a", "in", "did", "does", "was"])}
 ROWS = {"complaints": 600}
 
 

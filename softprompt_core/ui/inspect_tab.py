@@ -113,7 +113,7 @@ def build(context: Context, selected_run: gr.components.Component) -> None:
     selected_run.change(list_runs, [run, selected_run], run, **quiet)  # type: ignore[attr-defined]
     tab = gr.context.Context.block
     if isinstance(tab, gr.Tab):
-        tab.select(list_runs, run, run, **quiet)
+        tab.select(list_runs, [run, selected_run], run, **quiet)
 
 
 def run_choices(context: Context) -> list[tuple[str, str]]:
@@ -192,7 +192,7 @@ def payload(opened: Opened, asked: Asked, *, stamp: str) -> str:
     about = {
         "run": info.run_id, "name": info.name, "status": info.status, "live": info.status not in ENDED,
         "step": opened.step, "line": charts.result_line(info), "facts": charts.run_facts(info),
-        "top": asked.top, "measure": measure(asked), "stamp": stamp, "has_start": opened.start is not None,
+        "top": asked.top, "measure": measure(asked), "stamp": stamp,
     }
     return charts.reading_payload(
         tokens_of(opened, **asked.settings()),

@@ -66,16 +66,16 @@ def serve(options: argparse.Namespace) -> None:
     over = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: over.set())
+    shown = f"[{options.host}]" if ":" in options.host else options.host
     try:
         page.launch(
-            server_name=options.host, server_port=options.port, auth=users, theme=theme(),
+            server_name=shown, server_port=options.port, auth=users, theme=theme(),
             css_paths=style_sheets(), max_file_size=MAX_UPLOAD, share=False, run_history=False, quiet=True,
             prevent_thread_lock=True, show_error=False, ssr_mode=False, mcp_server=False, footer_links=[],
             enable_monitoring=False, app_kwargs={"middleware": guards(options.host)},
         )
     except OSError:
         raise UserError(_taken(options.host, options.port)) from None
-    shown = f"[{options.host}]" if ":" in options.host else options.host
     print(f"Soft-prompt workbench on http://{shown}:{options.port}", flush=True)
     over.wait()
     for name in (signal.SIGINT, signal.SIGTERM):

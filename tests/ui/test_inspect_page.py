@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,21 @@ def test_slider_moves_the_points_on_fixed_axes_and_keeps_zoom(page: Page, app: A
     page.get_by_role("radio", name="distance").check()
     expect(page.locator("#inspect-view .sp-in-measure")).to_contain_text("by distance")
     assert page.evaluate(RANGE) == zoomed
+
+
+def test_a_run_opened_from_the_list_is_the_one_shown(page: Page, app: App) -> None:
+    older, newer = planted(app, WORDS[:2]), planted(app, WORDS[1:])
+    page.goto(app.url)
+    title = page.locator("#inspect-view h2")
+    rows = page.locator("#inspect-view tbody tr .sp-in-best b")
+    for run_id, words in ((older, WORDS[:2]), (newer, WORDS[1:]), (older, WORDS[:2])):
+        page.get_by_role("tab", name="Runs", exact=True).click()
+        place = [info.run_id for info in app.store.runs()].index(run_id)
+        page.locator("#runs-table").get_by_test_id(f"cell-{place}-1").click()
+        page.locator("#runs-inspect").click()
+        expect(title).to_be_visible()
+        expect(rows).to_have_text(list(words))
+        expect(page.locator("#inspect-run input")).to_have_value(re.compile(run_id[-4:]))
 
 
 def test_search_finds_a_word_and_files_hold_the_reading(page: Page, app: App, tmp_path: Path) -> None:

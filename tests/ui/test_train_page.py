@@ -33,10 +33,15 @@ def open_ready(page: Page, app: App) -> None:
     expect(page.locator("#train-preview .sp-row").first).to_be_visible()
 
 
-def start(page: Page, *, steps: int, tokens: int = 4) -> None:
+def start(page: Page, app: App, *, steps: int, tokens: int = 4) -> str:
+    """The id of the run that one click on Train makes, when the page shows it."""
+    before = {info.run_id for info in app.store.runs()}
     set_number(page, "steps", steps)
     set_number(page, "virtual_tokens", tokens)
     page.locator("#train-go").click()
+    expect(page.locator("#train-chart .sp-tiles")).to_contain_text(f"/ {steps}")
+    [run_id] = {info.run_id for info in app.store.runs()} - before
+    return run_id
 
 
 def upload(page: Page, path: Path) -> None:
@@ -69,12 +74,9 @@ def test_page_opens_complete_and_says_what_to_do_first(page: Page, app: App) -> 
 
 def test_one_click_gives_the_stored_curve_and_a_result_beside_the_baselines(page: Page, app: App) -> None:
     open_ready(page, app)
-    before = len(app.store.runs())
-    start(page, steps=20)
-    expect(page.locator("#train-chart .sp-tiles")).to_contain_text("/ 20", timeout=90_000)
+    run_id = start(page, app, steps=20)
     expect(page.locator("#train-chart .sp-tiles")).to_contain_text("done", timeout=90_000)
-    assert len(app.store.runs()) == before + 1
-    run = app.newest()
+    run = app.store.run(run_id)
     raw, smooth, validation = page.evaluate(CURVE)
     steps = app.store.metrics(run.run_id)
     assert raw["x"] == [s.step for s in steps] == list(range(1, 21))
@@ -93,7 +95,7 @@ def test_one_click_gives_the_stored_curve_and_a_result_beside_the_baselines(page
 
 def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Page, app: App) -> None:
     open_ready(page, app)
-    start(page, steps=LONG)
+    run_id = start(page, app, steps=LONG)
     page.wait_for_function(HAS_POINTS, arg=8)
     seen = page.evaluate(CURVE)[0]["x"]
     page.reload()
@@ -107,7 +109,7 @@ def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Pag
     page.wait_for_function(HAS_POINTS, arg=len(again["x"]) + 5)
     assert page.evaluate(RANGE) == zoomed
     page.locator("#train-stop").click()
-    run = app.wait_for_end(app.newest().run_id)
+    run = app.wait_for_end(run_id)
     assert run.status == "stopped"
     expect(page.locator("#train-chart .sp-tiles")).to_contain_text("stopped")
     expect(page.locator("#train-result")).to_contain_text("best prompt so far is kept")
@@ -116,9 +118,8 @@ def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Pag
 
 def test_closing_the_tab_never_stops_training(page: Page, app: App) -> None:
     open_ready(page, app)
-    start(page, steps=LONG)
+    run_id = start(page, app, steps=LONG)
     page.wait_for_function(HAS_POINTS, arg=2)
-    run_id = app.newest().run_id
     page.goto("about:blank")
     reached = app.store.run(run_id).step
     for _ in range(100):
@@ -147,10 +148,7 @@ def test_uploaded_table_with_odd_columns_is_guessed_shown_and_changeable(
     page.locator("#train-label_column input").click()
     page.get_by_role("option", name="channel").click()
     expect(preview.locator("b", has_text="letter")).to_be_visible()
-    start(page, steps=3)
-    page.wait_for_function(HAS_POINTS, arg=3)
-    run = app.newest()
-    app.wait_for_end(run.run_id)
+    run = app.wait_for_end(start(page, app, steps=3))
     assert (run.config["text_column"], run.config["label_column"]) == ("what they wrote", "channel")
     assert Path(run.config["data"]).is_relative_to(app.store.root)
 
@@ -159,7 +157,8 @@ def test_wrong_input_names_every_mistake_and_makes_no_run(page: Page, app: App) 
     open_ready(page, app)
     before = len(app.store.runs())
     set_number(page, "lr", 0)
-    start(page, steps=0)
+    set_number(page, "steps", 0)
+    page.locator("#train-go").click()
     toast = page.get_by_test_id("toast-body")
     expect(toast).to_contain_text("steps: 0 was given; allowed is a whole number")
     expect(toast).to_contain_text("learning rate: 0 was given; allowed is a number above 0")
