@@ -13,14 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "softprompt_core"
 LAYERS = (
-    {"errors"},
+    {"errors", "environment"},
     {"config", "records", "visible", "templates"},
     {"store"},
     {"models", "data", "initialisers"},
-    {"layouts", "schedules"},
+    {"layouts", "schedules", "starts"},
     {"adapters", "soft_embedding", "methods"},
     {"evaluation"},
-    {"serving"},        # shares evaluation's layer in the design, and reads its scores
+    {"serving", "outcomes"},        # share evaluation's layer in the design, and read its scores
     {"training"},
     {"inspection", "experiments"},
     {"jobs", "operations"},

@@ -215,11 +215,9 @@ function clearChart() {
   chart.hidden = true;
   drawn = false;
   tiles.replaceChildren();
-  say(wanted().length ? '' : emptyText());
+  say(wanted().length ? '' : props.empty);
 }
 
-function emptyText() { return props.empty || 'No run yet. Press Train: the loss appears here from the first steps on.'; }
-
 chart.hidden = true;
-say(wanted().length ? '' : emptyText());
+say(wanted().length ? '' : props.empty);
 if (wanted().length) restart();

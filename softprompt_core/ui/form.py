@@ -19,14 +19,16 @@ INIT_NAMES = {
     "class_labels": "class_labels: the label words",
     "first_rows": "first_rows: the first vocabulary rows",
 }
-LR_STEP = 0.005
+FLOAT_STEP, LR_STEP = 0.05, 0.005
 
 
 def number(field: str, **look: Any) -> gr.Number:
     """A number field; its limits are shown, and checked by the settings so that all mistakes come at once."""
+    info = TrainConfig.model_fields[field]
+    look = {"info": _help(field), "step": FLOAT_STEP if info.annotation is float else 1, **look}
     return gr.Number(
-        TrainConfig.model_fields[field].default, label=_label(field), info=look.pop("info", _help(field)),
-        elem_id=f"train-{field}", interactive=True, min_width=90, **look,
+        info.default, label=_label(field), elem_id=f"train-{field}", interactive=True,
+        min_width=90, **look,
     )
 
 
@@ -54,9 +56,9 @@ def field(name: str) -> gr.Component:
     kind = TrainConfig.model_fields[name].annotation
     if get_origin(kind) is Literal:
         return choice(name, min_width=130)
-    if any(part in (int, float) for part in (kind, *get_args(kind))):
+    if kind in (int, float):
         return number(name)
-    return text(name, max_lines=1)
+    return text(name, max_lines=1, placeholder="automatic")      # a number field cannot be shown empty
 
 
 def init_choice() -> gr.Dropdown:
@@ -78,10 +80,7 @@ def read(fields: Sequence[str], values: Sequence[Any]) -> TrainConfig:
 def fill(fields: Sequence[str], config: TrainConfig) -> list[Any]:
     """What the form shows for these settings, in the order of `fields`."""
     values = config.model_dump()
-    return ["" if values[f] is None and f in TEXTS else values[f] for f in fields]
-
-
-TEXTS = ("name", "init_text")
+    return ["" if values[f] is None and not f.endswith("_column") else values[f] for f in fields]
 
 
 def keep_upload(path: str, *, root: Path) -> Path:

@@ -22,12 +22,13 @@ SPEED_STEPS = 50
 
 
 def loss_chart(
-    store: Store, *, value: Sequence[str] = (), tiles: bool = False, height: int = 320, **look: Any
+    store: Store, *, value: Sequence[str] = (), tiles: bool = False, height: int = 320,
+    empty: str = "No run yet. Press Train: the loss appears here from the first steps on.", **look: Any,
 ) -> gr.HTML:
     """A chart of any number of runs; its value is a JSON list of run ids, and setting it switches runs.
 
-    `tiles` adds status, step, loss, rate, speed, time left and device of the first run above the chart.
-    A page that holds one needs `plotly_loader()` once.
+    `empty` is said while there is no run; `tiles` adds status, step, losses, rate, speed, time left and device
+    of the first run above the chart. A page that holds one needs `plotly_loader()` once.
     """
     return gr.HTML(
         json.dumps(list(value)),
@@ -40,6 +41,7 @@ def loss_chart(
         server_functions=[curve_source(store)],
         tiles=tiles,
         height=height,
+        empty=empty,
         **look,
     )
 

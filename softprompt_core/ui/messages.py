@@ -18,12 +18,19 @@ LOG_FILE = "app.log"
 TOAST_SECONDS = 20
 _MARKUP = re.compile(r"[^\w\s,;:?–—…’‘“”]")
 
+_HIDDEN = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 log = logging.getLogger("softprompt.app")
+
+
+def plain(text: object) -> str:
+    """Text whose direction marks, which could turn a whole line round, are named instead."""
+    return _HIDDEN.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", str(text))
 
 
 def escape(text: object) -> str:
     """Text for a toast or Markdown: every mark that HTML or Markdown could read becomes an entity."""
-    return _MARKUP.sub(lambda found: f"&#{ord(found.group())};", str(text)).replace("_", "&#95;")
+    return _MARKUP.sub(lambda found: f"&#{ord(found.group())};", plain(text)).replace("_", "&#95;")
 
 
 def as_html(text: object) -> str:
@@ -31,7 +38,7 @@ def as_html(text: object) -> str:
 
     Never use a `{{value}}` template for foreign text: what it gives is run as a JavaScript template literal.
     """
-    return html.escape(str(text), quote=True)
+    return html.escape(plain(text), quote=True)
 
 
 def notice(text: object, *, kind: str = "error") -> str:

@@ -16,7 +16,7 @@ from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo
 from softprompt_core.ui import results
 from softprompt_core.ui.context import Context
-from softprompt_core.ui.messages import guarded, notice
+from softprompt_core.ui.messages import guarded, notice, plain
 
 HEADERS = ["status", "name", "accuracy", "data", "model", "init", "P", "steps", "seed", "created", "run id"]
 WIDTHS: list[str | int] = [130, 230, 90, 130, 110, 120, 50, 70, 60, 150, 340]
@@ -141,7 +141,7 @@ def rows(infos: Sequence[RunInfo]) -> list[list[str]]:
         [
             f"{SIGNS.get(info.status, '')} {info.status}"
             + (f" {100 * info.step // max(1, info.steps)} %" if info.status == "running" else ""),
-            info.name, results.percent(info.result.get("eval_accuracy")),
+            plain(info.name), results.percent(info.result.get("eval_accuracy")),
             Path(str(info.config.get("data"))).name, Path(str(info.config.get("model"))).name,
             str(info.config.get("init")), str(info.config.get("virtual_tokens")), str(info.steps),
             str(info.config.get("seed")), time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created)),

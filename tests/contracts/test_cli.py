@@ -355,7 +355,7 @@ def test_fault_while_training_ends_with_one_and_fails_its_runs(
 
 
 def when_at_work(runs_dir, act):
-    """A thread that calls `act` with the run's id after its first look at validation (step 2); never once the run has ended."""
+    """A thread that calls `act` with the run's id after its first look at validation, while it is at work."""
 
     def watch():
         while True:

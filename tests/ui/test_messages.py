@@ -18,6 +18,11 @@ def test_escaped_text_has_no_mark_that_markup_reads() -> None:
     assert not set("<>*_[]`${}|\"'") & set(escaped)
 
 
+def test_marks_that_turn_lines_round_are_named() -> None:
+    assert messages.as_html("a\u202eb<") == "a⟨U+202E⟩b&lt;"
+    assert "202E" in messages.escape("a\u202eb")
+
+
 def test_user_errors_are_shown_and_others_logged(tmp_path: Path) -> None:
     path = messages.keep_log(tmp_path)
     assert messages.sentence(UserError("Give a file."), root=tmp_path, doing="reading") == "Give a file."

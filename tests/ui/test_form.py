@@ -1,0 +1,42 @@
+"""The form says what the settings say: defaults, limits, mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from softprompt_core.config import TrainConfig
+from softprompt_core.errors import UserError
+from softprompt_core.ui import form
+
+FIELDS = list(TrainConfig.model_fields)
+
+
+def test_what_is_filled_in_is_read_back_equal() -> None:
+    for config in (TrainConfig(), TrainConfig(name="a", eval_every=7, init="random", text_column="body", lr=0.5)):
+        assert form.read(FIELDS, form.fill(FIELDS, config)) == config
+
+
+def test_numbers_show_default_and_limits_of_the_settings() -> None:
+    shown = form.number("batch_size")
+    assert shown.value == TrainConfig().batch_size
+    assert "(1 to 4,096)" in str(shown.info)
+    assert "(over 0 to 100)" in str(form.number("lr").info)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    values = dict(zip(FIELDS, form.fill(FIELDS, TrainConfig()), strict=True))
+    values |= {"steps": 2.5, "lr": None, "eval_every": "often"}
+    with pytest.raises(UserError) as caught:
+        form.read(FIELDS, list(values.values()))
+    assert all(word in str(caught.value) for word in ("steps: 2.5", "learning rate: None", "evaluate every: 'often'"))
+
+
+def test_upload_is_kept_once_and_listed_under_its_name(tmp_path: Path) -> None:
+    source = tmp_path / "my notes.csv"
+    source.write_text("text,label\na,b\n", encoding="utf-8")
+    kept = form.keep_upload(str(source), root=tmp_path / "runs")
+    assert kept == form.keep_upload(str(source), root=tmp_path / "runs")
+    assert kept.read_bytes() == source.read_bytes()
+    assert form.uploads(tmp_path / "runs") == [("my notes.csv (uploaded)", str(kept))]
