@@ -30,9 +30,10 @@ from peft import PromptTuningConfig, TaskType, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import load_task, tokenise
+from softprompt_core.data import load_task
 from softprompt_core.layouts import Row, batch_losses, choose_layout
 from softprompt_core.models import BaseModel, load_model, load_tokenizer
+from softprompt_core.tokenising import tokenise
 
 BATCH, PADDED = 8, 64
 SHAPES: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ PEFT prompt-tuning folder is one JSON file and one matrix.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,14 +127,14 @@ def import_prompt(path: Path | str) -> ImportedPrompt:
     Raises UserError for anything else, for pickled weights, and for damaged or ill-shaped files.
     """
     source = Path(path)
-    if source.is_dir():
+    if os.path.isdir(source):       # unlike Path.is_dir, no error for a name too long to be one
         if (source / ADAPTER_CONFIG).is_file():
             return _import_peft(source)
         if (source / "config.json").is_file() and any((source / name).is_file() for name in RUN_FILES):
             return _import_run(source)
         _refuse_pickles(source.iterdir())
         raise UserError(f"The folder {str(path)!r} holds no soft prompt that is known here. Give {ALLOWED}.")
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise UserError(f"There is nothing at {str(path)!r}. Give {ALLOWED}.")
     _refuse_pickles([source])
     if source.suffix == ".npy":

@@ -87,11 +87,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="softprompt", description="Train and inspect soft prompts on frozen language models.")
+    about = "Train and inspect soft prompts on frozen language models."
+    parser = _Parser(prog="softprompt", allow_abbrev=False, description=about)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, about: str, run: Callable[..., Any], show: Callable[[Any], None]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=about, description=about)
+        command = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
         command.add_argument("--runs-dir", default=os.environ.get("SOFTPROMPT_HOME") or "runs",
                              help="where runs are kept (default $SOFTPROMPT_HOME or runs/)")
         command.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
@@ -196,9 +197,10 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
-    from softprompt_core.jobs.execute import execute, new_owner
+    from softprompt_core.jobs.execute import beating, execute, new_owner
+    from softprompt_core.operations import check
 
-    _check(configs[0])
+    check(configs[0])
     from softprompt_core.training import Control
 
     group = store.new_group_id() if len(configs) > 1 else None
@@ -212,22 +214,12 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
         by_pass: dict[tuple[Any, ...], dict[str, TrainConfig]] = {}
         for run_id, config in runs.items():
             by_pass.setdefault(config.pass_settings(), {})[run_id] = config
-        for together in by_pass.values():
-            execute(store, together, control, owner=owner, on_record=progress)
+        with beating(store, list(runs), control, owner=owner):      # those that wait their turn, too
+            for together in by_pass.values():
+                execute(store, together, control, owner=owner, on_record=progress)
     finally:
         signal.signal(signal.SIGINT, previous)
     return list(runs)
-
-
-def _check(config: TrainConfig) -> None:
-    """Raises UserError for what can be told before a run is made: a slip takes no time and leaves no failed run."""
-    from softprompt_core.data import load_task
-    from softprompt_core.models import choose_device, locate
-    from softprompt_core.templates import parse_template
-
-    locate(config.model)
-    parse_template(config.template, columns=load_task(config).columns)
-    choose_device(config.device)
 
 
 class _Progress:
@@ -288,7 +280,7 @@ def _eval(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 def _predict(options: argparse.Namespace, store: Store) -> list[dict[str, Any]]:
     from softprompt_core import operations
-    from softprompt_core.data import read_rows
+    from softprompt_core.sources import read_rows
 
     if bool(options.text) == bool(options.file):
         raise UserError("Give the texts to classify either with --text or with --file.")

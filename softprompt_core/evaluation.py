@@ -17,9 +17,9 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from softprompt_core.data import Example, TokenisedTask, text_token_ids
 from softprompt_core.layouts import LayoutName, Row, continuation_scores, plan
 from softprompt_core.models import BaseModel
+from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids
 
 PASS_TOKENS = 2_048
 """Text and label tokens that go through the model at once when scoring."""
@@ -40,13 +40,13 @@ class Evaluation:
     predictions: np.ndarray
 
     @property
-    def perplexity(self) -> float:
+    def perplexity(self) -> float | None:
         return perplexity(self.loss)
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss), infinite where it overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+def perplexity(loss: float) -> float | None:
+    """exp(loss), None where that is no finite number."""
+    return math.exp(loss) if loss < 700 else None
 
 
 def label_scores(
@@ -137,9 +137,12 @@ def majority(tokens: TokenisedTask, *, split: str = "test") -> dict[str, Any]:
     }
 
 
-def hard_prompt(base: BaseModel, text: str) -> torch.Tensor:
-    """A hand-written prompt as the rows of its tokens, [P, H] float32, ending in a line break."""
-    ids = text_token_ids(text.rstrip() + "\n", base.tokenizer) if text else []
+def hard_prompt(base: BaseModel, text: str, *, longest: int | None = None) -> torch.Tensor:
+    """A hand-written prompt as the rows of its tokens, [P, H] float32, ending in a line break.
+
+    `longest` is the most tokens there is room for; a text beyond it is cut at its end.
+    """
+    ids = text_token_ids(text.rstrip() + "\n", base.tokenizer)[:longest] if text else []
     if not ids:
         return torch.zeros(0, base.hidden_size)
     with torch.no_grad():

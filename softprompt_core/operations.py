@@ -27,6 +27,16 @@ def listing(info: RunInfo) -> dict[str, Any]:
     }
 
 
+def check(config: TrainConfig) -> None:
+    """Raises UserError for what can be told before a run is made: a slip takes no time, leaves no failed run."""
+    from softprompt_core.data import load_task, template_of
+    from softprompt_core.models import choose_device, locate
+
+    locate(config.model)
+    template_of(load_task(config), config.template)
+    choose_device(config.device)
+
+
 def base_of(store: Store, run_id: str) -> BaseModel:
     """The frozen model a run was trained on, loaded or already in memory."""
     from softprompt_core.models import load_model
@@ -56,8 +66,9 @@ def evaluate_run(store: Store, run_id: str, *, data: str | None = None) -> dict[
     """Loss, perplexity, accuracy and macro-F1 of a run's prompt on the test rows of `data`, or its own."""
     import torch
 
-    from softprompt_core.data import load_evaluation_task, load_task, tokenise
+    from softprompt_core.data import load_evaluation_task, load_task
     from softprompt_core.evaluation import document, evaluate
+    from softprompt_core.tokenising import tokenise
 
     config, base = store.config(run_id), base_of(store, run_id)
     labels, _ = labels_of(store, run_id)

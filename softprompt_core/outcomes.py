@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from softprompt_core.data import TokenisedTask
 from softprompt_core.evaluation import Evaluation, accuracy_interval, document, evaluate, hard_prompt, majority
 from softprompt_core.layouts import LayoutName
 from softprompt_core.models import BaseModel
+from softprompt_core.tokenising import TokenisedTask
 
 UNTESTED: dict[str, Any] = {
     "eval_loss": None, "eval_perplexity": None, "eval_accuracy": None, "eval_accuracy_low": None,
@@ -45,7 +45,8 @@ class Outcomes:
 
     def _test_hard(self, text: str, should_stop: Callable[[], bool]) -> Evaluation:
         if text not in self._hard:
-            self._hard[text] = self.test(hard_prompt(self._base, text), should_stop=should_stop)
+            room = None if self._base.context is None else self._base.context - self._tokens.longest_tokens
+            self._hard[text] = self.test(hard_prompt(self._base, text, longest=room), should_stop=should_stop)
         return self._hard[text]
 
 

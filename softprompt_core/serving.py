@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import Task, tokenise
+from softprompt_core.data import Task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import label_scores
 from softprompt_core.layouts import LayoutName
 from softprompt_core.models import BaseModel
+from softprompt_core.tokenising import tokenise
 
 
 def predict(

@@ -9,8 +9,9 @@ import torch
 
 from softprompt_core import initialisers
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import TokenisedTask, default_prompt_text, text_token_ids
+from softprompt_core.data import default_prompt_text
 from softprompt_core.models import BaseModel, embedding_table
+from softprompt_core.tokenising import TokenisedTask, text_token_ids
 from softprompt_core.visible import token_text
 
 

@@ -31,8 +31,8 @@ class Template:
         return "".join(out), spans
 
 
-def parse_template(template: str, *, columns: Sequence[str]) -> Template:
-    """The parsed template; `{text}` always means the text column.
+def parse_template(template: str, *, columns: Sequence[str], answer: str | None = None) -> Template:
+    """The parsed template; `{text}` always means the text column, `answer` is the column it must not show.
 
     Raises UserError for a column that is not there, an attribute, an index, or broken braces.
     """
@@ -51,6 +51,11 @@ def parse_template(template: str, *, columns: Sequence[str]) -> Template:
             if field_text not in columns:
                 raise UserError(f"The template's {{{field_text}}} is more than a column name. Allowed are {allowed}.")
             field = field_text
+        if field is not None and field == answer:
+            raise UserError(
+                f"The template's {{{field}}} is the label column, so the text would give the answer away. "
+                f"Allowed are {allowed}."
+            )
         if field is not None and field != TEXT_FIELD and field not in columns:
             if any(c in field for c in ".[]"):
                 raise UserError(

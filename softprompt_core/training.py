@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from softprompt_core.config import PASS_SETTINGS, TrainConfig
-from softprompt_core.data import Example, TokenisedTask, load_task, text_token_ids, tokenise
+from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Cancelled, Evaluation, evaluate
 from softprompt_core.layouts import Choice, LayoutName, Row, batch_losses, choose_layout
@@ -35,6 +35,7 @@ from softprompt_core.records import (
 )
 from softprompt_core.schedules import learning_rate
 from softprompt_core.starts import run_facts, starting_prompt, written_prompt
+from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids, tokenise
 
 LIVE_SECONDS = 2.0
 TRAJECTORY_POINTS = 30

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import BUNDLED_FOLDER, Task, list_bundled, load_task
+from softprompt_core.data import Task, load_task
+from softprompt_core.sources import BUNDLED_FOLDER, list_bundled
 
 MOST_WORDS = {"questions": 25}
 MOST_ALIKE = {"questions": 0.6}

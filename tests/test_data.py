@@ -10,19 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import (
-    choose_columns,
-    default_prompt_text,
-    label_token_ids,
-    list_bundled,
-    load_evaluation_task,
-    load_task,
-    preview,
-    read_rows,
-    tokenise,
-)
+from softprompt_core.data import choose_columns, default_prompt_text, load_evaluation_task, load_task
 from softprompt_core.errors import UserError
 from softprompt_core.models import load_tokenizer
+from softprompt_core.sources import list_bundled, read_rows
+from softprompt_core.tokenising import label_token_ids, preview, tokenise
 
 ROWS = [{"text": f"row number {i}", "label": "ab"[i % 2]} for i in range(40)]
 
@@ -368,3 +360,9 @@ def test_default_prompt_names_the_labels():
 
 def test_complaints_are_bundled():
     assert "complaints" in list_bundled()
+
+
+def test_template_that_would_show_the_label_is_refused():
+    config = TrainConfig(template="{text} {label}\nLabel:")
+    with pytest.raises(UserError, match="give the answer away"):
+        tokenise(load_task(config), load_tokenizer("bundled"), config, context=512)

@@ -15,10 +15,10 @@ PACKAGE = "softprompt_core"
 LAYERS = (
     {"errors", "environment"},
     {"config", "records", "visible", "templates"},
-    {"store"},
+    {"store", "sources"},
     {"models", "data", "initialisers"},
-    {"layouts", "schedules", "starts"},
-    {"adapters", "soft_embedding", "methods"},
+    {"layouts", "schedules", "tokenising"},
+    {"adapters", "soft_embedding", "methods", "starts"},
     {"evaluation"},
     {"serving", "outcomes"},        # share evaluation's layer in the design, and read its scores
     {"training"},

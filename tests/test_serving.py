@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.data import load_task, tokenise
+from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import label_scores
 from softprompt_core.models import load_model
 from softprompt_core.serving import predict
+from softprompt_core.tokenising import tokenise
 
 LABELS = ["complaint", "no complaint"]
 

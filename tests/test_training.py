@@ -106,7 +106,8 @@ def test_records_come_in_the_promised_order(rows_file):
 
 
 def test_result_figures_are_those_of_the_selected_prompt(rows_file):
-    from softprompt_core.data import load_task, tokenise
+    from softprompt_core.data import load_task
+    from softprompt_core.tokenising import tokenise
 
     settings = config(rows_file)
     records = list(train({"a": settings}))

@@ -13,11 +13,11 @@ import gradio as gr
 from softprompt_core import operations
 from softprompt_core.config import config_from_json, parse_compare, parse_config
 from softprompt_core.errors import UserError
+from softprompt_core.operations import check
 from softprompt_core.store import Store
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.messages import sentence
 from softprompt_core.ui.runs_tab import zip_of
-from softprompt_core.ui.train_tab import check
 
 MOST_ROWS = 10_000
 

@@ -15,12 +15,12 @@ import gradio as gr
 
 from softprompt_core.config import BUNDLED_MODEL, INITS, CompareConfig, TrainConfig, limits, parse_compare
 from softprompt_core.errors import UserError
+from softprompt_core.operations import check
 from softprompt_core.records import ENDED, RunInfo
 from softprompt_core.ui import charts, form, messages
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import ASSETS, loss_chart
 from softprompt_core.ui.opened import Opened, cloud_of, open_run, tokens_of
-from softprompt_core.ui.train_tab import check
 
 SCRIPTS = ("space.js", "dust.js", "compare.js")
 FIELDS = ("data", "model", "steps", "virtual_tokens", "lr")
@@ -92,7 +92,7 @@ def build(context: Context) -> None:
 
 
 def _form(context: Context) -> tuple[dict[str, Any], gr.CheckboxGroup, gr.Number, gr.Button]:
-    from softprompt_core.data import list_bundled
+    from softprompt_core.sources import list_bundled
 
     defaults = TrainConfig()
     data = [(name, name) for name in list_bundled()] + form.uploads(context.store.root)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from softprompt_core.ui.messages import as_html
 
 if TYPE_CHECKING:
-    from softprompt_core.data import Preview, PreviewToken
+    from softprompt_core.tokenising import Preview, PreviewToken
 
 ROLES = {
     "virtual": "virtual token (learned)",

@@ -11,6 +11,7 @@ import gradio as gr
 
 from softprompt_core.config import BUNDLED_MODEL, TrainConfig
 from softprompt_core.errors import UserError
+from softprompt_core.operations import check
 from softprompt_core.records import ENDED
 from softprompt_core.ui import form, run_view
 from softprompt_core.ui.context import Context
@@ -77,7 +78,7 @@ def _main_form(context: Context) -> tuple[dict[str, Any], gr.UploadButton, gr.Bu
 
 
 def _data_choices(context: Context) -> list[tuple[str, str]]:
-    from softprompt_core.data import list_bundled
+    from softprompt_core.sources import list_bundled
 
     return [(name, name) for name in list_bundled()] + form.uploads(context.store.root)
 
@@ -104,7 +105,7 @@ def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton
 
     @guarded(root, "reading the upload")
     def take(path: str) -> Any:
-        from softprompt_core.data import read_rows
+        from softprompt_core.sources import read_rows
 
         read_rows(Path(path))
         kept = form.keep_upload(path, root=root)
@@ -124,8 +125,8 @@ def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton
 
 def _preview(config: TrainConfig) -> tuple[str, Any, Any]:
     """(markup, update of the text column, update of the label column)."""
-    from softprompt_core.data import preview
     from softprompt_core.models import load_tokenizer
+    from softprompt_core.tokenising import preview
 
     found = preview(config, load_tokenizer(config.model), context=_context_tokens(config.model))
     names = list(found.columns)
@@ -214,16 +215,6 @@ def _wire_run(
     live.inspect.click(
         lambda run_id: (run_id, gr.Tabs(selected="inspect")), shown_run, [selected_run, tabs], **quiet
     )
-
-
-def check(config: TrainConfig) -> None:
-    """Raises UserError for data or a template that cannot be used, before a run is made of them."""
-    from softprompt_core.data import load_task
-    from softprompt_core.models import locate
-    from softprompt_core.templates import parse_template
-
-    locate(config.model)
-    parse_template(config.template, columns=load_task(config).columns)
 
 
 def _filled(fields: dict[str, Any], config: TrainConfig) -> Updates:

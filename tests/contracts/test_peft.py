@@ -32,7 +32,8 @@ def as_peft_batch(rows: list[Row]) -> dict[str, torch.Tensor]:
     ids = [[*r.context, *r.continuations[0]] for r in rows]
     labels = [[-100] * len(r.context) + list(r.continuations[0]) for r in rows]
     return {
-        "input_ids": torch.tensor(ids), "labels": torch.tensor(labels), "attention_mask": torch.ones(len(rows), T).long(),
+        "input_ids": torch.tensor(ids), "labels": torch.tensor(labels),
+        "attention_mask": torch.ones(len(rows), T).long(),
     }
 
 

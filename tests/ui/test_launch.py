@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -56,7 +57,11 @@ def test_page_is_built_without_torch(tmp_path: Path) -> None:
 
 
 def test_app_says_where_it_is(app: App) -> None:
-    assert f"Soft-prompt workbench on {app.url.rstrip('/')}" in app.output.read_text(encoding="utf-8")
+    line = f"Soft-prompt workbench on {app.url.rstrip('/')}"
+    deadline = time.monotonic() + 20      # the page is there a moment before the line is
+    while line not in app.output.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softprompt_core.data import Preview, PreviewToken
+from softprompt_core.tokenising import Preview, PreviewToken
 from softprompt_core.ui.preview import ROLES, preview_html
 
 

@@ -21,7 +21,7 @@ HAS_POINTS = """least => {
   return (plot?._fullData?.[0]?.x?.length ?? 0) >= least;
 }"""
 RANGE = "() => document.querySelector('#train-chart .js-plotly-plot')._fullLayout.xaxis.range"
-LONG = 2_000
+LONG, LONGER = 2_000, 3_000
 
 
 def set_number(page: Page, field: str, value: float) -> None:
@@ -36,6 +36,7 @@ def open_ready(page: Page, app: App) -> None:
 def start(page: Page, app: App, *, steps: int, tokens: int = 4) -> str:
     """The id of the run that one click on Train makes, when the page shows it."""
     before = {info.run_id for info in app.store.runs()}
+    assert f"/ {steps}" not in page.locator("#train-chart .sp-tiles").inner_text(), "choose another number"
     set_number(page, "steps", steps)
     set_number(page, "virtual_tokens", tokens)
     page.locator("#train-go").click()
@@ -118,7 +119,7 @@ def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Pag
 
 def test_closing_the_tab_never_stops_training(page: Page, app: App) -> None:
     open_ready(page, app)
-    run_id = start(page, app, steps=LONG)
+    run_id = start(page, app, steps=LONGER)
     page.wait_for_function(HAS_POINTS, arg=2)
     page.goto("about:blank")
     reached = app.store.run(run_id).step
@@ -148,7 +149,7 @@ def test_uploaded_table_with_odd_columns_is_guessed_shown_and_changeable(
     page.locator("#train-label_column input").click()
     page.get_by_role("option", name="channel").click()
     expect(preview.locator("b", has_text="letter")).to_be_visible()
-    run = app.wait_for_end(start(page, app, steps=3))
+    run = app.wait_for_end(start(page, app, steps=7))
     assert (run.config["text_column"], run.config["label_column"]) == ("what they wrote", "channel")
     assert Path(run.config["data"]).is_relative_to(app.store.root)
 
