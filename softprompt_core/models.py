@@ -187,7 +187,6 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
         raise UserError(_not_loadable(name, "model", error)) from None
     embeddings = input_embeddings(module, name)
     module.eval().requires_grad_(False).to(device)
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return BaseModel(
         name=name,
         module=module,
@@ -196,7 +195,7 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
         dtype=dtype,
         hidden_size=int(embeddings.weight.shape[1]),
         vocab_size=int(embeddings.weight.shape[0]),
-        context=int(limit) if limit else None,
+        context=_context(config.to_dict()),
         revision=getattr(config, "_commit_hash", None) or _fingerprint(Path(place)),
     )
 
@@ -214,6 +213,22 @@ def input_embeddings(module: Any, name: str) -> Any:
             "text. Choose a causal language model that reads tokens."
         )
     return embeddings
+
+
+def read_context(name: str) -> int | None:
+    """Tokens that a model reads at most, from its settings file alone; None where that is not on this machine."""
+    path = Path(locate(name)) / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        return _context(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError):
+        raise UserError(f"config.json of model {name!r} is no readable JSON object. Save the model again.") from None
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    return int(limit) if limit else None
 
 
 def _not_loadable(name: str, what: str, error: Exception) -> str:

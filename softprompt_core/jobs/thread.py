@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.jobs.execute import execute, new_owner
-from softprompt_core.records import EndRecord, LogRecord
+from softprompt_core.records import ENDED, EndRecord, LogRecord
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ThreadRunner:
         return run_ids
 
     def stop(self, run_id: str) -> bool:
-        """Whether the run was queued or at work here and has been asked to stop."""
+        """Whether the run was queued or at work, here or in another process, and has been asked to stop."""
         from softprompt_core.training import Control
 
         with self._changed:
@@ -81,7 +81,10 @@ class ThreadRunner:
                         job.control.stop(run_id)
                     self._store.append([LogRecord(run_id, "info", "asked to stop")])
                     return True
-        return False
+        if self._store.run(run_id).status in ENDED:
+            return False
+        self._store.ask_to_stop(run_id)     # whoever works on it hears within a second
+        return True
 
     def queue(self) -> list[str]:
         """Ids of waiting runs in the order in which they will start."""

@@ -38,7 +38,10 @@ def build(context: Context) -> None:
                 info="The one shown below; earlier ones stay here.",
             )
             stop = gr.Button("Stop all", variant="stop", elem_id="compare-stop", scale=0, min_width=120, size="sm")
-        chart = loss_chart(context.store, height=340, elem_id="compare-chart")
+        chart = loss_chart(
+            context.store, height=340, elem_id="compare-chart",
+            empty="No comparison yet. Press Compare: every run's loss appears here from the first steps on.",
+        )
         panes = gr.HTML(
             "",
             elem_id="compare-view",

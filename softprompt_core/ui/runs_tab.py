@@ -101,7 +101,7 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
     @guarded(root, "stopping the run")
     def stop_run(run_id: str) -> Any:
         if not context.runner.stop(run_id):
-            raise UserError("This run isn't at work in this program, so it cannot be stopped from here.")
+            raise UserError("This run has ended already; there is nothing to stop.")
         gr.Info("Stopping after the present step; the best prompt is kept.")
         return gr.Button(interactive=False)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -125,28 +124,16 @@ def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton
 
 def _preview(config: TrainConfig) -> tuple[str, Any, Any]:
     """(markup, update of the text column, update of the label column)."""
-    from softprompt_core.models import load_tokenizer
+    from softprompt_core.models import load_tokenizer, read_context
     from softprompt_core.tokenising import preview
 
-    found = preview(config, load_tokenizer(config.model), context=_context_tokens(config.model))
+    found = preview(config, load_tokenizer(config.model), context=read_context(config.model))
     names = list(found.columns)
     return (
         preview_html(found),
         gr.Dropdown(choices=names, value=found.text_column),
         gr.Dropdown(choices=names, value=found.label_column),
     )
-
-
-def _context_tokens(model: str) -> int | None:
-    """How many tokens the model reads, from its settings file if that is on this machine."""
-    from softprompt_core.models import locate
-
-    path = Path(locate(model)) / "config.json"
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    limit = values.get("max_position_embeddings") or values.get("n_positions")
-    return int(limit) if limit else None
 
 
 # ----------------------------------------------------------------------- run
@@ -195,9 +182,8 @@ def _wire_run(
 
     @guarded(root, "stopping the run")
     def stop(run_id: str) -> Any:
-        asked = context.runner.stop(run_id)
-        if not asked:
-            raise UserError("This run isn't at work in this program, so it cannot be stopped from here.")
+        if not context.runner.stop(run_id):
+            raise UserError("This run has ended already; there is nothing to stop.")
         return gr.Button("Stopping…", interactive=False)
 
     @guarded(root, "reading the settings")

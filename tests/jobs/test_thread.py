@@ -80,6 +80,17 @@ def test_another_process_can_ask_a_run_to_stop(store, runner):
     assert store.run(run_id).status == "stopped"
 
 
+def test_a_run_of_another_runner_is_asked_to_stop_and_an_ended_one_is_not(store, runner):
+    other = ThreadRunner(store)
+    (run_id,) = other.submit([LONG])
+    wait_for(lambda: store.run(run_id).step >= 1)
+    assert runner.stop(run_id)
+    wait_for(lambda: has_ended(store, run_id))
+    assert store.run(run_id).status == "stopped"
+    assert not runner.stop(run_id)
+    other.close()
+
+
 def test_comparison_trains_as_one_group(store, runner):
     run_ids = runner.submit(CompareConfig(base=QUICK, inits=("random", "text")).arms())
     wait_for(lambda: all(has_ended(store, i) for i in run_ids))
