@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ["HF_HUB_OFFLINE"] = "1"      # an unknown name must fail here, not at somebody's server
-
 import contextlib
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,11 @@ import pytest
 from hypothesis import settings
 
 from softprompt_core.cli import main
+from softprompt_core.environment import prepare_environment
 from softprompt_core.store import Store
+
+prepare_environment()                   # nothing above imports torch, which reads these settings once
+os.environ["HF_HUB_OFFLINE"] = "1"      # an unknown name must fail here, not at somebody's server
 
 STEPS = 12
 
