@@ -208,7 +208,12 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     owner = new_owner()
     store.claim(list(runs), owner=owner)
     control = Control()
-    previous = signal.signal(signal.SIGINT, lambda *_: control.stop_all())
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)        # a second Ctrl-C ends even a long download
+        control.stop_all()
+
+    previous = signal.signal(signal.SIGINT, interrupt)
     progress = _Progress(len(runs))
     try:
         by_pass: dict[tuple[Any, ...], dict[str, TrainConfig]] = {}

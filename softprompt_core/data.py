@@ -41,6 +41,12 @@ class Task:
         document = [self.text_column, self.label_column, self.splits]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
+    @cached_property
+    def repeated_rows(self) -> int:
+        """Validation and test rows of which train holds an exact copy."""
+        known = {tuple(row.values()) for row in self.splits.get("train", ())}
+        return sum(tuple(row.values()) in known for split in ("validation", "test") for row in self.splits.get(split, ()))
+
     def label_counts(self, split: str | None = None) -> dict[str, int]:
         """Rows per label, most frequent first; of one split or of all."""
         rows = self.splits[split] if split else [r for rows in self.splits.values() for r in rows]
@@ -104,7 +110,7 @@ def load_evaluation_task(config: TrainConfig, *, data: str, labels: Sequence[str
     has them. Raises UserError for labels the prompt does not know.
     """
     splits = read_splits(data)
-    rows = splits.get("test") or splits.get("all") or splits["train"]
+    rows = splits.get("test") or splits.get("all") or next(iter(splits.values()))
     columns = tuple(rows[0])
     wanted = {c: c if c in columns else None for c in (config.text_column, config.label_column) if c}
     text_column, label_column = choose_columns(
@@ -145,7 +151,7 @@ def choose_columns(
         )
     if text_column is not None and text_column == label_column:
         raise UserError(f"Text and label are both column {quoted(text_column)}. Choose two different columns.")
-    sample = rows[:500]
+    sample = rows[::max(1, len(rows) // 500)]       # of the whole file, which may be sorted by label
     distinct = {c: len({r.get(c, "") for r in sample}) for c in columns}
     length = {c: sum(len(r.get(c, "")) for r in sample) for c in columns}
     if label_column is None:

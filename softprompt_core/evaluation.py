@@ -68,7 +68,7 @@ def label_scores(
         rows = [Row(contexts[i], label_ids) for i in chunk]
         with torch.inference_mode():
             found = continuation_scores(base, lead, plan([rows], prompt_length=len(prompt), layout=layout))
-        scores[chunk] = found.view(len(chunk), len(label_ids)).double().cpu().numpy()
+        scores[chunk] = found.view(len(chunk), len(label_ids)).cpu().double().numpy()
     return scores
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,17 +70,24 @@ def verdict(runs: Sequence[dict[str, Any]], inits: Sequence[str], *, unfinished:
         sentences.append(_one_seed(by_init[best], by_init[second], best, second))
     else:
         differences = [by_init[best][s]["eval_accuracy"] - by_init[second][s]["eval_accuracy"] for s in shared]
-        sentences.append(_over_seeds(differences, best, second))
+        rows = min((by_init[best][s].get("test_rows") or 0 for s in shared), default=0)
+        sentences.append(_over_seeds(differences, best, second, rows=rows))
     if unfinished:
         sentences.append(f"{unfinished} of the runs did not finish and are not counted.")
     return " ".join(sentences)
 
 
-def _over_seeds(differences: Sequence[float], best: str, second: str) -> str:
-    low, high = mean_interval(differences)
-    assert low is not None
-    assert high is not None
-    mean = float(np.mean(differences))
+def _over_seeds(differences: Sequence[float], best: str, second: str, *, rows: int) -> str:
+    """The verdict on paired differences of accuracies over `rows` test rows (0: not known).
+
+    Accuracies move in steps of one row, so a few differences can be equal by chance: their spread counts as no
+    less than what rounding two accuracies to whole rows gives (a variance of 1/12 of a squared step, each).
+    """
+    count, mean = len(differences), float(np.mean(differences))
+    rounding = math.sqrt(2 / 12) / rows if rows else 0.0
+    spread = max(float(np.std(differences, ddof=1)), rounding)
+    half = float(stats.t.ppf(0.975, count - 1)) * spread / math.sqrt(count)
+    low, high = mean - half, mean + half
     between = f"{mean:+.1%} over {len(differences)} seeds (95 % interval {low:+.1%} to {high:+.1%})"
     if low > 0:
         return f"{best} is ahead of {second} by {between}."

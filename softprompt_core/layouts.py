@@ -211,6 +211,8 @@ def choose_layout(
     if base.window is not None and longest_tokens > base.window:
         reason = f"rows of up to {longest_tokens} tokens pass the model's attention window of {base.window}"
         return Choice("concatenated", reason, True)
+    if base.is_local_by_place:
+        return Choice("concatenated", "some layers see only the last places of a line, which packing would fill", True)
     tolerance = 1e-5 if base.dtype == torch.float32 else 1e-2
     expected = _loss_and_gradient(base, prompts, batches, "concatenated")
     try:

@@ -57,10 +57,16 @@ class BaseModel:
     @cached_property
     def window(self) -> int | None:
         """The narrowest sliding attention window in tokens, None when every layer sees everything."""
-        value = getattr(self.module.config, "sliding_window", None)
-        if not value or not getattr(self.module.config, "use_sliding_window", True):
+        config = self.module.config.get_text_config()
+        value = getattr(config, "sliding_window", None)
+        if not value or not getattr(config, "use_sliding_window", True):
             return None
         return int(value)
+
+    @cached_property
+    def is_local_by_place(self) -> bool:
+        """Whether some layers see a number of places in the line, whatever mask they are given (GPT-Neo)."""
+        return "local" in getattr(self.module.config, "attention_layers", ())
 
     @cached_property
     def table(self) -> torch.Tensor:
@@ -133,9 +139,10 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseM
     with _LOCK:
         chosen = choose_device(device)
         key = (name, str(chosen), str(choose_dtype(dtype, chosen)))
-        base = _MODELS.pop(key, None) or _load(name, chosen, choose_dtype(dtype, chosen))
-        while len(_MODELS) >= KEPT_MODELS:
+        base = _MODELS.pop(key, None)
+        while len(_MODELS) >= KEPT_MODELS:      # before loading: there may be no room for one more
             _MODELS.pop(next(iter(_MODELS)))
+        base = base or _load(name, chosen, choose_dtype(dtype, chosen))
         _MODELS[key] = base
         return base
 
@@ -227,6 +234,7 @@ def read_context(name: str) -> int | None:
 
 
 def _context(config: dict[str, Any]) -> int | None:
+    config = config.get("text_config") or config        # of a model that also sees, the part that reads
     limit = config.get("max_position_embeddings") or config.get("n_positions")
     return int(limit) if limit else None
 

@@ -91,10 +91,14 @@ def _read_hub(name: str) -> dict[str, Rows]:
 
 def _hub_rows(split: Any) -> Rows:
     names = {c: f.names for c, f in split.features.items() if hasattr(f, "names")}
-    return [
-        {c: names[c][v] if c in names and isinstance(v, int) and v >= 0 else _as_text(v) for c, v in row.items()}
-        for row in split
-    ]
+
+
+    def value(column: str, given: Any) -> str:
+        if column in names and isinstance(given, int):
+            return names[column][given] if given >= 0 else ""       # −1 is the hub's way to say unlabelled
+        return _as_text(given)
+
+    return [{c: value(c, v) for c, v in row.items()} for row in split]
 
 
 def read_rows(path: Path, *, is_labelled: bool = True) -> Rows:

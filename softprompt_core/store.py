@@ -6,6 +6,7 @@ Written for many readers and one writer a run: WAL, short transactions, files wr
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -173,12 +174,16 @@ class Store:
             )
         return True
 
-    def heartbeat(self, run_ids: Sequence[str], *, owner: str) -> None:
-        """Says that `owner` still works on, or keeps in its queue, these runs."""
+    def heartbeat(self, run_ids: Sequence[str], *, owner: str, status: Status = "running") -> None:
+        """Says that `owner` still works on, or with status queued keeps in its queue, these runs.
+
+        One that was taken for interrupted (the machine slept, say) gets that status back.
+        """
         with self._write() as db:
             db.executemany(
-                "UPDATE runs SET heartbeat = ?, owner = ? WHERE run_id = ?",
-                [(self._clock(), owner, run_id) for run_id in run_ids],
+                "UPDATE runs SET heartbeat = ?, owner = ?, reason = iif(status = 'interrupted', '', reason), "
+                "status = iif(status = 'interrupted', ?, status) WHERE run_id = ?",
+                [(self._clock(), owner, status, run_id) for run_id in run_ids],
             )
 
     def ask_to_stop(self, run_id: str) -> None:
@@ -207,18 +212,25 @@ class Store:
                 (status, reason, self._clock(), run_id),
             )
 
-    def mark_interrupted(self) -> list[str]:
-        """The runs whose process has gone without ending them, now marked interrupted."""
+    def mark_interrupted(self, *, leave: Collection[str] = ()) -> list[str]:
+        """The runs whose process has gone without ending them, now marked interrupted; never those in `leave`."""
         now, lost = self._clock(), []
+        at_work = "status IN ('queued','running','paused')"
         for row in self._read().execute(
-            "SELECT run_id, owner, heartbeat, created FROM runs WHERE status IN ('queued','running','paused')"
+            f"SELECT run_id, owner, heartbeat, created FROM runs WHERE {at_work}"
         ).fetchall():
             beat = row["heartbeat"] or row["created"]
-            if _owner_is_gone(row["owner"]) or now - beat > LEASE_SECONDS:
+            if row["run_id"] not in leave and (_owner_is_gone(row["owner"]) or now - beat > LEASE_SECONDS):
                 lost.append(row["run_id"])
+        marked = []
         for run_id in lost:
-            self.set_status(run_id, "interrupted", reason="The program ended before the run did.")
-        return lost
+            with self._write() as db:       # it may have ended since it was read
+                changed = db.execute(
+                    f"UPDATE runs SET status = 'interrupted', reason = ?, updated = ? WHERE run_id = ? AND {at_work}",
+                    ("The program ended before the run did.", now, run_id),
+                ).rowcount
+            marked += [run_id] * changed
+        return marked
 
     # --------------------------------------------------------------- writing
 
@@ -357,11 +369,12 @@ class Store:
 
 def _insert(db: sqlite3.Connection, record: Record, now: float) -> None:
     if isinstance(record, StepRecord):
-        db.execute(
-            "INSERT OR REPLACE INTO metrics VALUES (?,?,?,?,?,?,?,?)",
-            (record.run_id, record.step, record.epoch, record.loss, record.learning_rate,
-             record.gradient_norm, record.tokens, record.seconds),
-        )
+        if math.isfinite(record.loss):      # a loss that is no number is in the run's reason; SQLite would keep NULL
+            db.execute(
+                "INSERT OR REPLACE INTO metrics VALUES (?,?,?,?,?,?,?,?)",
+                (record.run_id, record.step, record.epoch, record.loss, record.learning_rate,
+                 record.gradient_norm, record.tokens, record.seconds),
+            )
         db.execute(
             "UPDATE runs SET step = ?, updated = ? WHERE run_id = ?", (record.step, now, record.run_id)
         )

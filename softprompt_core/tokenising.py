@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +49,7 @@ def tokenise(task: Task, tokenizer: Any, config: TrainConfig, *, context: int | 
     """
     template = template_of(task, config.template)
     label_ids = tuple(label_token_ids(label, tokenizer) for label in task.labels)
+    _check_labels_differ(task.labels, label_ids)
     room = _room(config, context, longest_label=max(map(len, label_ids)))
     number = {label: i for i, label in enumerate(task.labels)}
     splits, cut_rows = {}, 0
@@ -65,10 +67,32 @@ def label_token_ids(label: str, tokenizer: Any) -> tuple[int, ...]:
     """A space, the label's text, then EOS, as ids. Raises UserError when the tokenizer has no EOS."""
     if tokenizer.eos_token_id is None:
         raise UserError("The model's tokenizer has no end-of-text token, which ends every label. Choose another model.")
-    ids = tokenizer.encode(" " + label, add_special_tokens=False)
+    ids = _after_text(" " + label, tokenizer)
     if not ids:
         raise UserError(f"The label {quoted(label)} has no tokens in this model's vocabulary. Rename the label.")
     return (*ids, tokenizer.eos_token_id)
+
+
+def _after_text(text: str, tokenizer: Any) -> list[int]:
+    """A text's ids where other text stands before it.
+
+    Some sentencepiece tokenizers (Llama 2) put a space of their own before everything they are given alone,
+    which would make two of the label's one.
+    """
+    alone = tokenizer.encode(text, add_special_tokens=False)
+    lead = tokenizer.encode("x", add_special_tokens=False)
+    both = tokenizer.encode("x" + text, add_special_tokens=False)
+    return both[len(lead):] if lead and both[:len(lead)] == lead else alone
+
+
+def _check_labels_differ(labels: Sequence[str], label_ids: Sequence[tuple[int, ...]]) -> None:
+    first: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(labels, label_ids, strict=True):
+        if first.setdefault(ids, label) != label:
+            raise UserError(
+                f"The labels {quoted(first[ids])} and {quoted(label)} are the same tokens in this model's vocabulary, "
+                "so it cannot tell them apart. Rename one of them."
+            )
 
 
 def text_token_ids(text: str, tokenizer: Any) -> list[int]:
@@ -100,6 +124,11 @@ def _encode(
     """Per row: ids, whether it was cut, and for each token whether it comes from a column."""
     if not rows:
         return []
+    if not tokenizer.is_fast:
+        raise UserError(
+            "The model's tokenizer cannot say where its tokens stand in the text (it has no tokenizer.json). "
+            "Choose a model with a fast tokenizer."
+        )
     rendered = [template.render(row, text_column=text_column) for row in rows]
     coded = tokenizer([text for text, _ in rendered], return_offsets_mapping=True, add_special_tokens=True)
     ends = {i for i in (tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)) if i is not None}

@@ -132,32 +132,36 @@ def train(
         level: Literal["warning", "info"] = "warning" if choice.is_fallback else "info"
         yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
 
-    everyone, started, live = list(active), clock(), clock()
-    reasons: dict[str, tuple[Status, str]] = {}
-    while active:
-        control.wait_while_paused()
-        for run in [r for r in active if control.is_stopped(r.run_id)]:
-            reasons[run.run_id] = ("stopped", f"Stopped by the user after step {run.step}.")
-            active.remove(run)
-        if not active:
-            break
-        yield from _step(base, active, tokens, choice.name, seconds=lambda: clock() - started)
-        for run in list(active):
-            if not math.isfinite(run.loss):
-                reasons[run.run_id] = ("failed", _diverged(run))
-                active.remove(run)
-        is_live = clock() - live >= LIVE_SECONDS
-        live = clock() if is_live else live
-        for run in list(active):
-            yield from _look(base, run, tokens, choice.name, control, is_live=is_live)
-            if run.step >= run.config.steps:
-                reasons[run.run_id] = ("done", "")
-                active.remove(run)
-
-    seconds = clock() - started
     outcomes, facts = Outcomes(base, tokens, choice.name), _shared_facts(base, tokens, choice.name)
-    for run in everyone:
-        yield from _finish(run, outcomes, facts, control, (*reasons[run.run_id], seconds))
+    done: list[tuple[_Run, float]] = []
+    started, live = clock(), clock()
+    try:
+        while active:
+            control.wait_while_paused()
+            for run in [r for r in active if control.is_stopped(r.run_id)]:
+                ending = ("stopped", f"Stopped by the user after step {run.step}.", clock() - started)
+                yield from _finish(run, outcomes, facts, control, ending)
+                active.remove(run)
+            if not active:
+                break
+            yield from _step(base, active, tokens, choice.name, seconds=lambda: clock() - started)
+            for run in [r for r in active if not math.isfinite(r.loss)]:
+                yield from _finish(run, outcomes, facts, control, ("failed", _diverged(run), clock() - started))
+                active.remove(run)
+            is_live = clock() - live >= LIVE_SECONDS
+            live = clock() if is_live else live
+            for run in list(active):
+                yield from _look(base, run, tokens, choice.name, control, is_live=is_live)
+                if run.step >= run.config.steps:
+                    yield from _selected(run)
+                    active.remove(run)
+                    done.append((run, clock() - started))
+    except Exception:
+        for run in active:      # a fault, such as memory running out, does not cost what was learned
+            yield from _selected(run)
+        raise
+    for run, seconds in done:
+        yield from _finish(run, outcomes, facts, control, ("done", "", seconds))
 
 
 # ---------------------------------------------------------------- one step
@@ -204,7 +208,7 @@ def _look(
         yield Snapshot(run.run_id, run.step, run.array(), kind="live")
     if run.step % config.evaluation_interval and run.step != config.steps:
         return
-    examples = tokens.splits["validation"][:VALIDATION_ROWS]
+    examples = _validation_rows(tokens.splits["validation"], seed=config.split_seed)
     try:
         found = evaluate(
             base, run.prompt.detach(), examples, tokens.label_ids, layout=layout,
@@ -217,15 +221,22 @@ def _look(
         run.best_loss, run.best_prompt, run.best_step = found.loss, run.array(), run.step
 
 
+def _selected(run: _Run) -> Iterator[Snapshot]:
+    """The prompt of the lowest validation loss, or the present one where none was measured."""
+    prompt, step = (run.array(), run.step) if run.best_prompt is None else (run.best_prompt, run.best_step)
+    if np.isfinite(prompt).all():
+        yield Snapshot(run.run_id, step, prompt, kind="selected")
+
+
 def _finish(
     run: _Run, outcomes: Outcomes, facts: dict[str, Any], control: Control, ending: _Ending
 ) -> Iterator[Record]:
-    """The selected prompt first, so that it is safe, then its test figures beside the baselines."""
+    """The result of a run: for one that is done (its prompt is out already), test figures beside the baselines."""
+    status, reason, seconds = ending
     prompt = run.array() if run.best_prompt is None else run.best_prompt
     selected = run.step if run.best_prompt is None else run.best_step
-    if np.isfinite(prompt).all():
-        yield Snapshot(run.run_id, selected, prompt, kind="selected")
-    status, reason, seconds = ending
+    if status != "done":
+        yield from _selected(run)
     result: dict[str, Any] = {
         "steps": run.step, "train_loss": run.loss if math.isfinite(run.loss) else None, **UNTESTED,
         "baselines": {"majority": None, "hand_written": None, "no_prompt": None},
@@ -277,11 +288,25 @@ def batches_of(examples: list[Example], *, batch_size: int, seed: int) -> Iterat
             yield [examples[i] for i in order[start:start + batch_size]]
 
 
+def _validation_rows(examples: list[Example], *, seed: int) -> list[Example]:
+    """At most VALIDATION_ROWS rows, always the same ones, drawn because files are often sorted by label."""
+    if len(examples) <= VALIDATION_ROWS:
+        return examples
+    drawn = np.random.default_rng(seed).permutation(len(examples))[:VALIDATION_ROWS]
+    return [examples[i] for i in sorted(drawn)]
+
+
 def _choose(base: BaseModel, tokens: TokenisedTask, active: list[_Run]) -> Choice:
-    """The layout, checked on the first batch of the first run."""
+    """The layout, checked on the first rows of the first run.
+
+    Two rows at least, each with two labels: rows beside rows and labels beside labels are what packing could get
+    wrong, and scoring packs both even where training takes one row a step.
+    """
     run = active[0]
-    batch = next(batches_of(tokens.splits["train"], batch_size=min(8, run.config.batch_size), seed=run.config.seed))
-    rows = [Row(e.context, (tokens.label_ids[e.label],)) for e in batch]
+    size = min(8, max(2, run.config.batch_size))
+    batch = next(batches_of(tokens.splits["train"], batch_size=size, seed=run.config.seed))
+    labels = tokens.label_ids
+    rows = [Row(e.context, (labels[e.label], labels[(e.label + 1) % len(labels)])) for e in batch]
     longest = tokens.longest_tokens + run.config.virtual_tokens
     return choose_layout(base, run.prompt.detach()[None], [rows], longest_tokens=longest)
 
@@ -291,6 +316,11 @@ def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> I
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in tokens.splits.items())
     for run_id in runs:
         yield LogRecord(run_id, "info", f"data {task.name}: {sizes} rows; labels {', '.join(task.labels)}")
+        if task.repeated_rows:
+            text = f"{task.repeated_rows} validation or test rows also stand in train: figures will look too good"
+            yield LogRecord(run_id, "warning", text)
+        if len(tokens.splits["validation"]) > VALIDATION_ROWS:
+            yield LogRecord(run_id, "info", f"validation looks at {VALIDATION_ROWS} of its rows, drawn once")
         if task.dropped_rows:
             yield LogRecord(run_id, "warning", f"{task.dropped_rows} rows without text or label were left out")
         if tokens.cut_rows:

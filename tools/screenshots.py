@@ -26,7 +26,6 @@ FLAGS = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-backgrou
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=ROOT / "assets" / "screenshots")
-    parser.add_argument("--steps", default="300")
     parser.add_argument("--scheme", default="light", choices=("light", "dark"))
     options = parser.parse_args()
     options.to.mkdir(parents=True, exist_ok=True)
@@ -41,28 +40,28 @@ def main() -> None:
                 browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
                 page = browser.new_page(viewport={"width": 1360, "height": 900}, color_scheme=options.scheme)
                 page.goto(f"http://127.0.0.1:{port}/")
-                take(page, options.to, steps=options.steps)
+                take(page, options.to)
                 browser.close()
         finally:
             app.terminate()
             app.wait(30)
 
 
-def take(page: Page, folder: Path, *, steps: str) -> None:
-    """Trains once, then photographs each tab."""
-    page.get_by_label(re.compile("^steps", re.I)).first.fill(steps)
-    page.get_by_role("button", name="Train", exact=True).click()
-    page.get_by_text("hand-written prompt, untrained").first.wait_for(timeout=600_000)
-    page.wait_for_timeout(1500)
+def take(page: Page, folder: Path) -> None:
+    """Trains once with what the page is filled with, then compares; photographs each tab."""
+    page.locator("#train-go").click()
+    page.get_by_text("hand-written prompt, untrained").first.wait_for(timeout=900_000)
+    page.wait_for_timeout(2_000)
     page.screenshot(path=folder / "train.png")
-    page.get_by_role("tab", name="Inspect").click()
-    page.wait_for_timeout(6000)
+    page.get_by_role("button", name="Inspect this run").click()
+    page.locator("#inspect .js-plotly-plot, .sp-map .js-plotly-plot").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(4_000)
     page.screenshot(path=folder / "inspect.png")
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("button", name="Compare", exact=True).click()
-    page.get_by_text(re.compile("Mean test accuracy")).first.wait_for(timeout=900_000)
-    page.wait_for_timeout(3000)
-    page.screenshot(path=folder / "compare.png")
+    page.get_by_text(re.compile("Mean test accuracy")).first.wait_for(timeout=1_800_000)
+    page.wait_for_timeout(3_000)
+    page.screenshot(path=folder / "compare.png", full_page=True)
 
 
 def chromium() -> str | None:

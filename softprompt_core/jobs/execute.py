@@ -13,10 +13,14 @@ from contextlib import contextmanager
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
-from softprompt_core.records import EndRecord, LogRecord, Record
+from softprompt_core.records import EndRecord, LogRecord, Record, Snapshot
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 FLUSH_SECONDS = 0.25
+OUT_OF_MEMORY = (
+    "The device ran out of memory; the prompt is kept as far as it was trained. Choose a smaller batch size, fewer "
+    "virtual tokens or runs at once, shorter rows, or a smaller model."
+)
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +52,9 @@ def execute(
         except UserError as error:
             _fail(store, set(runs) - ended, str(error), on_record)
         except Exception as error:
+            if is_out_of_memory(error):
+                _fail(store, set(runs) - ended, OUT_OF_MEMORY, on_record)
+                return
             reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
             _fail(store, set(runs) - ended, reason, on_record)
             raise
@@ -63,7 +70,8 @@ def _trained(store: Store, runs: Mapping[str, TrainConfig], control: object) -> 
     try:
         for record in train(runs, control=control):
             waiting.append(record)
-            if time.monotonic() - flushed >= FLUSH_SECONDS or isinstance(record, EndRecord):
+            is_result = isinstance(record, EndRecord) or (isinstance(record, Snapshot) and record.kind == "selected")
+            if is_result or time.monotonic() - flushed >= FLUSH_SECONDS:
                 store.append(waiting)
                 flushed = time.monotonic()
                 waiting = []
@@ -71,6 +79,13 @@ def _trained(store: Store, runs: Mapping[str, TrainConfig], control: object) -> 
     finally:
         with contextlib.suppress(UserError):
             store.append(waiting)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on the accelerator or (torch gives it no type of its own) on the CPU."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _fail(store: Store, run_ids: set[str], reason: str, on_record: Callable[[Record], None]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softprompt_core.config import TrainConfig
+from softprompt_core.errors import UserError
 from softprompt_core.jobs.execute import execute, new_owner
 from softprompt_core.records import ENDED, EndRecord, LogRecord
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
@@ -49,9 +50,9 @@ class ThreadRunner:
             job = by_pass.setdefault(key, _Job([], {}, set()))
             job.run_ids.append(run_id)
             job.configs[run_id] = config
+        placed = [(_place(next(iter(job.configs.values())).device), job) for job in by_pass.values()]
         with self._changed:
-            for job in by_pass.values():
-                device = next(iter(job.configs.values())).device
+            for device, job in placed:
                 self._waiting.setdefault(device, []).append(job)
                 if device not in self._threads:
                     self._threads[device] = threading.Thread(
@@ -59,7 +60,7 @@ class ThreadRunner:
                     )
                     self._threads[device].start()
             self._changed.notify_all()
-        self._store.heartbeat(run_ids, owner=self._owner)
+        self._store.heartbeat(run_ids, owner=self._owner, status="queued")
         return run_ids
 
     def stop(self, run_id: str) -> bool:
@@ -75,6 +76,8 @@ class ThreadRunner:
                         self._end_queued(run_id)
                         return True
             for job in self._working.values():
+                if run_id in job.run_ids and run_id in job.stopped:
+                    return True
                 if run_id in job.run_ids:
                     job.stopped.add(run_id)
                     if isinstance(job.control, Control):
@@ -118,8 +121,9 @@ class ThreadRunner:
                 self._working[device] = job
             try:
                 self._run(job)
-            except Exception:
+            except Exception as error:
                 log.exception("a job could not be run: %s", ", ".join(job.run_ids))
+                self._fail(job, error)
             finally:
                 with self._changed:
                     self._working.pop(device, None)
@@ -135,16 +139,40 @@ class ThreadRunner:
                 control.stop(run_id)
         execute(self._store, job.configs, control, owner=self._owner)
 
+    def _fail(self, job: _Job, error: Exception) -> None:
+        """Ends the runs of a job that could not even be started, or whose end could not be saved."""
+        reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
+        for run_id in job.run_ids:
+            try:
+                if self._store.run(run_id).status not in ENDED:
+                    self._store.set_status(run_id, "failed", reason=reason)
+            except Exception:
+                log.exception("the end of run %s could not be saved", run_id)
+
     def _keep_queue(self) -> None:
-        """Says every second that waiting runs still have someone who will start them."""
+        """Says every second that runs not yet started will be; notices whose process has gone."""
         while not self._is_closed:
             with self._changed:
                 self._changed.wait(HEARTBEAT_SECONDS)
-            waiting = self.queue()
-            if waiting:
-                try:
-                    self._store.heartbeat(waiting, owner=self._owner)
+                ours = [*(job for jobs in self._waiting.values() for job in jobs), *self._working.values()]
+                waiting = [i for job in ours if job.control is None for i in job.run_ids]
+                known = {i for job in ours for i in job.run_ids}
+            try:
+                if waiting:
+                    self._store.heartbeat(waiting, owner=self._owner, status="queued")
                     for run_id in self._store.asked_to_stop(waiting):
                         self.stop(run_id)
-                except Exception:
-                    log.exception("heartbeat of the queue failed")
+                self._store.mark_interrupted(leave=known)
+            except Exception:
+                log.exception("heartbeat of the queue failed")
+
+
+def _place(device: str) -> str:
+    """The physical device that a setting means, so that 'auto' and 'cpu' wait for one another."""
+    from softprompt_core.models import choose_device
+
+    try:
+        place = choose_device(device)
+    except UserError:
+        return device       # the run itself will say so
+    return "cuda:0" if place.type == "cuda" and place.index is None else str(place)
