@@ -41,12 +41,6 @@ class Task:
         document = [self.text_column, self.label_column, self.splits]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
-    @cached_property
-    def repeated_rows(self) -> int:
-        """Validation and test rows of which train holds an exact copy."""
-        known = {tuple(row.values()) for row in self.splits.get("train", ())}
-        return sum(tuple(row.values()) in known for split in ("validation", "test") for row in self.splits.get(split, ()))
-
     def label_counts(self, split: str | None = None) -> dict[str, int]:
         """Rows per label, most frequent first; of one split or of all."""
         rows = self.splits[split] if split else [r for rows in self.splits.values() for r in rows]

@@ -8,10 +8,12 @@ variants of the well-known SoftEmbedding module.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from softprompt_core.errors import UserError
+from softprompt_core.visible import is_whole_word, spellings, token_style
 
 COMMON_WORDS = 5_000
 
@@ -81,8 +83,8 @@ def fill(token_ids: Sequence[int], *, length: int) -> list[int]:
 
 
 def draw_words(word_ids: Sequence[int], *, count: int, generator: torch.Generator) -> torch.Tensor:
-    """`count` distinct ids out of the first COMMON_WORDS ordinary words, [count]."""
-    pool = torch.tensor(list(word_ids)[:COMMON_WORDS])
+    """`count` distinct ids out of these words, [count]."""
+    pool = torch.tensor(list(word_ids))
     if count > len(pool):
         raise UserError(
             f"{count} virtual tokens were asked for, but the vocabulary has only {len(pool)} ordinary "
@@ -91,13 +93,20 @@ def draw_words(word_ids: Sequence[int], *, count: int, generator: torch.Generato
     return pool[torch.randperm(len(pool), generator=generator)[:count]]
 
 
-def ordinary_word_ids(tokenizer: object) -> list[int]:
-    """Ids of whole words of two letters or more, in id order, which in BPE vocabularies is by frequency."""
-    special = set(tokenizer.all_special_ids)  # type: ignore[attr-defined]
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))  # type: ignore[attr-defined, arg-type]
-    marked = [i for i, piece in enumerate(pieces) if piece and piece[0] in "Ġ▁"]
-    starts = set(marked) if marked else {i for i, p in enumerate(pieces) if p and not p.startswith("##")}
-    return [
-        i for i, piece in enumerate(pieces)
-        if i in starts and i not in special and len(w := piece.lstrip("Ġ▁")) > 1 and w.isascii() and w.isalpha()
-    ] or [i for i in range(len(pieces)) if i not in special]
+def ordinary_word_ids(tokenizer: Any) -> list[int]:
+    """The first COMMON_WORDS whole words of two letters or more, in id order: in BPE vocabularies, by frequency.
+
+    Every ordinary id where the vocabulary marks no whole words.
+    """
+    style, special = token_style(tokenizer), set(tokenizer.all_special_ids)
+    words: list[int] = []
+    for start in range(0, len(tokenizer), 8_192):
+        ids = range(start, min(start + 8_192, len(tokenizer)))
+        words += [
+            i for i, spelling in zip(ids, spellings(tokenizer, ids), strict=True)
+            if i not in special and spelling.text and is_whole_word(spelling.text, style)
+            and len(spelling.text.strip()) > 1
+        ]
+        if len(words) >= COMMON_WORDS:
+            break
+    return words[:COMMON_WORDS] or [i for i in range(len(tokenizer)) if i not in special]

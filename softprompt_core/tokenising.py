@@ -40,6 +40,12 @@ class TokenisedTask:
         longest = max(len(e.context) for rows in self.splits.values() for e in rows)
         return longest + max(len(ids) for ids in self.label_ids)
 
+    @property
+    def repeated_rows(self) -> int:
+        """Rows outside train that give the model the very text of a row in it."""
+        known = {e.context for e in self.splits.get("train", ())}
+        return sum(e.context in known for split, rows in self.splits.items() if split != "train" for e in rows)
+
 
 def tokenise(task: Task, tokenizer: Any, config: TrainConfig, *, context: int | None) -> TokenisedTask:
     """The task in a model's tokens; texts too long lose their left end, never template or label.

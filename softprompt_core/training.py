@@ -139,7 +139,7 @@ def train(
         while active:
             control.wait_while_paused()
             for run in [r for r in active if control.is_stopped(r.run_id)]:
-                ending = ("stopped", f"Stopped by the user after step {run.step}.", clock() - started)
+                ending: _Ending = ("stopped", f"Stopped by the user after step {run.step}.", clock() - started)
                 yield from _finish(run, outcomes, facts, control, ending)
                 active.remove(run)
             if not active:
@@ -316,8 +316,8 @@ def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> I
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in tokens.splits.items())
     for run_id in runs:
         yield LogRecord(run_id, "info", f"data {task.name}: {sizes} rows; labels {', '.join(task.labels)}")
-        if task.repeated_rows:
-            text = f"{task.repeated_rows} validation or test rows also stand in train: figures will look too good"
+        if tokens.repeated_rows:
+            text = f"{tokens.repeated_rows} validation or test rows also stand in train: figures will look too good"
             yield LogRecord(run_id, "warning", text)
         if len(tokens.splits["validation"]) > VALIDATION_ROWS:
             yield LogRecord(run_id, "info", f"validation looks at {VALIDATION_ROWS} of its rows, drawn once")
