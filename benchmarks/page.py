@@ -59,7 +59,7 @@ def measure(runs: Path) -> dict[str, Any]:
             page.goto(f"http://127.0.0.1:{port}/")
             page.locator("#train-go").wait_for()
             found["seconds_click_to_first_point_cold"] = click_to_point(page)
-            page.get_by_text("hand-written prompt, untrained").first.wait_for(timeout=900_000)
+            page.locator("#train-result table").wait_for(timeout=900_000)
             page.locator("#train-go").wait_for()
             found["seconds_click_to_first_point_warm"] = click_to_point(page)
             began = time.perf_counter()

@@ -137,12 +137,15 @@ def majority(tokens: TokenisedTask, *, split: str = "test") -> dict[str, Any]:
     }
 
 
-def hard_prompt(base: BaseModel, text: str, *, longest: int | None = None) -> torch.Tensor:
+def hard_prompt(
+    base: BaseModel, text: str, *, longest: int | None = None, begin: Sequence[int] = ()
+) -> torch.Tensor:
     """A hand-written prompt as the rows of its tokens, [P, H] float32, ending in a line break.
 
-    `longest` is the most tokens there is room for; a text beyond it is cut at its end.
+    `longest` is the most tokens there is room for; a text beyond it is cut at its end. `begin` are the ids with
+    which the model's texts begin.
     """
-    ids = text_token_ids(text.rstrip() + "\n", base.tokenizer)[:longest] if text else []
+    ids = [*begin, *text_token_ids(text.rstrip() + "\n", base.tokenizer)][:longest] if text else []
     if not ids:
         return torch.zeros(0, base.hidden_size)
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from softprompt_core.evaluation import Evaluation, accuracy_interval, document, evaluate, hard_prompt, majority
 from softprompt_core.layouts import LayoutName
 from softprompt_core.models import BaseModel
-from softprompt_core.tokenising import TokenisedTask
+from softprompt_core.tokenising import Example, TokenisedTask
 
 UNTESTED: dict[str, Any] = {
     "eval_loss": None, "eval_perplexity": None, "eval_accuracy": None, "eval_accuracy_low": None,
@@ -28,9 +28,13 @@ class Outcomes:
 
     def test(self, prompt: torch.Tensor, *, should_stop: Callable[[], bool]) -> Evaluation:
         """The test figures of a prompt [P, H]. Raises evaluation.Cancelled when `should_stop` says so."""
+        return self._evaluate(prompt, self._tokens.splits["test"], should_stop)
+
+    def _evaluate(
+        self, prompt: torch.Tensor, examples: Sequence[Example], should_stop: Callable[[], bool]
+    ) -> Evaluation:
         return evaluate(
-            self._base, prompt, self._tokens.splits["test"], self._tokens.label_ids, layout=self._layout,
-            should_stop=should_stop,
+            self._base, prompt, examples, self._tokens.label_ids, layout=self._layout, should_stop=should_stop
         )
 
     def baselines(self, written: str, *, should_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
@@ -46,8 +50,18 @@ class Outcomes:
     def _test_hard(self, text: str, should_stop: Callable[[], bool]) -> Evaluation:
         if text not in self._hard:
             room = None if self._base.context is None else self._base.context - self._tokens.longest_tokens
-            self._hard[text] = self.test(hard_prompt(self._base, text, longest=room), should_stop=should_stop)
+            begin, examples = self._begin(), self._tokens.splits["test"]
+            if text and begin:      # a person would write the words after the model's start token, not before it
+                examples = [Example(e.context[1:], e.label) for e in examples]
+            words = hard_prompt(self._base, text, longest=room, begin=begin)
+            self._hard[text] = self._evaluate(words, examples, should_stop)
         return self._hard[text]
+
+    def _begin(self) -> tuple[int, ...]:
+        """The start token, where this model's texts begin with one."""
+        start = self._base.tokenizer.bos_token_id
+        has_start = start is not None and all(e.context[0] == start for e in self._tokens.splits["test"])
+        return (start,) if has_start else ()
 
 
 def tested(found: Evaluation) -> dict[str, Any]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers
+from transformers import PreTrainedTokenizerFast
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import choose_columns, default_prompt_text, load_evaluation_task, load_task
 from softprompt_core.errors import UserError
 from softprompt_core.models import load_tokenizer
-from softprompt_core.sources import list_bundled, read_rows
+from softprompt_core.sources import _hub_rows, list_bundled, read_rows
 from softprompt_core.tokenising import label_token_ids, preview, tokenise
 
 ROWS = [{"text": f"row number {i}", "label": "ab"[i % 2]} for i in range(40)]
@@ -366,3 +369,50 @@ def test_template_that_would_show_the_label_is_refused():
     config = TrainConfig(template="{text} {label}\nLabel:")
     with pytest.raises(UserError, match="give the answer away"):
         tokenise(load_task(config), load_tokenizer("bundled"), config, context=512)
+
+
+@pytest.mark.parametrize("prepends", [True, False])
+def test_one_space_stands_before_a_label_even_where_the_tokenizer_adds_its_own(prepends):
+    vocab = {"<unk>": 0, "▁": 1, "x": 2, "b": 3, "▁b": 4, "▁x": 5, "</s>": 6}
+    inner = Tokenizer(models.BPE(vocab, [("▁", "b"), ("▁", "x")], unk_token="<unk>"))
+    steps = [normalizers.Prepend("▁")] if prepends else []
+    inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
+    assert label_token_ids("b", tokenizer) == (4, 6)
+
+
+def test_labels_that_are_the_same_tokens_are_refused(write):
+    inner = Tokenizer(models.BPE({"<unk>": 0, "</s>": 1}, [], unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
+    config = TrainConfig(data=str(write("a.csv", as_csv(ROWS))))
+    with pytest.raises(UserError, match="'a' and 'b' are the same tokens"):
+        tokenise(load_task(config), tokenizer, config, context=None)
+
+
+def test_label_column_is_guessed_in_a_file_sorted_by_label():
+    rows = [{"words": f"row number {i}", "kind": "good" if i < 600 else "bad"} for i in range(1_200)]
+    assert choose_columns(["words", "kind"], rows, text_column=None, label_column=None) == ("words", "kind")
+
+
+def test_hub_rows_without_a_label_have_none():
+    features = {"text": object(), "label": SimpleNamespace(names=["bad", "good"])}
+
+    class Split(list):
+        pass
+
+    split = Split([{"text": "a", "label": 1}, {"text": "b", "label": -1}])
+    split.features = features
+    assert _hub_rows(split) == [{"text": "a", "label": "good"}, {"text": "b", "label": ""}]
+
+
+def test_other_data_with_nothing_but_a_validation_split_is_tested_on_that(monkeypatch):
+    monkeypatch.setattr("softprompt_core.data.read_splits", lambda name: {"validation": ROWS})
+    task = load_evaluation_task(TrainConfig(), data="owner/name", labels=["a", "b"])
+    assert len(task.splits["test"]) == 40
+
+
+def test_tokenizer_without_places_is_refused_in_a_sentence():
+    config = TrainConfig()
+    slow = SimpleNamespace(is_fast=False, eos_token_id=1, encode=lambda text, add_special_tokens: [len(text)])
+    with pytest.raises(UserError, match="fast tokenizer"):
+        tokenise(load_task(config), slow, config, context=None)

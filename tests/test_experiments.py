@@ -109,3 +109,14 @@ def test_verdict_without_intervals_of_rows_does_not_claim_a_difference():
 def test_run_document_says_why_a_run_failed():
     failed = info("text", 0, None, status="failed")
     assert run_document(failed) == {"run_id": "text-0", "status": "failed", "reason": ""}
+
+
+def test_a_row_more_in_two_seeds_alike_is_not_called_a_difference():
+    def runs(gain):
+        return [
+            {"init": i, "seed": s, "eval_accuracy": 0.8 + gain * (i == "text"), "test_rows": 200}
+            for i in ("text", "random") for s in (0, 1)
+        ]
+
+    assert "cannot be told apart" in verdict(runs(0.005), ["text", "random"])
+    assert "text is ahead" in verdict(runs(0.1), ["text", "random"])

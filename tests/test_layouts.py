@@ -146,3 +146,11 @@ def test_rows_longer_than_a_sliding_window_are_never_packed():
     choice = choose_layout(base, prompts_of(1), [some_rows(5)], longest_tokens=40)
     assert choice.name == "concatenated"
     assert "window of 24" in choice.reason
+
+
+def test_local_attention_by_place_in_the_line_is_never_packed():
+    base = tiny_model("gpt_neo")
+    assert choose_layout(base, prompts_of(1), [some_rows(2)], longest_tokens=12).name == "concatenated"
+    batch = some_rows(12)
+    losses, _ = batch_losses(base, prompts_of(1), [batch], layout="concatenated")
+    assert losses[0].item() == pytest.approx(reference_loss(base, prompts_of(1)[0], batch).item(), rel=1e-5)

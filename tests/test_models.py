@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from softprompt_core import models
 from softprompt_core.errors import UserError
 from softprompt_core.models import (
     BUNDLED_FOLDER,
@@ -75,3 +76,16 @@ def test_device_that_is_not_there_names_what_is():
 def test_automatic_dtype_on_a_cpu_is_float32():
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("bf16", torch.device("cpu")) == torch.bfloat16
+
+
+def test_context_of_a_model_that_also_sees_is_that_of_its_reading_part():
+    assert models._context({"text_config": {"max_position_embeddings": 64}, "vision_config": {}}) == 64
+
+
+def test_the_model_used_longest_ago_goes_before_another_is_loaded(monkeypatch):
+    kept = []
+    monkeypatch.setattr(models, "_MODELS", {})
+    monkeypatch.setattr(models, "_load", lambda name, *_: kept.append(list(models._MODELS)) or name)
+    for name in ("a", "b", "c"):
+        load_model(name, device="cpu")
+    assert [[name for name, *_ in keys] for keys in kept] == [[], ["a"], ["b"]]

@@ -311,6 +311,33 @@ def test_run_of_a_living_process_is_left_alone(store):
     assert store.mark_interrupted() == []
 
 
+def test_a_heartbeat_takes_back_a_mistaken_interruption(store, clock):
+    queued, running = store.create(TrainConfig()), store.create(TrainConfig())
+    store.claim([running], owner="elsewhere:1:abcd")
+    clock.now += 3_600      # the machine slept
+    assert set(store.mark_interrupted()) == {queued, running}
+    store.heartbeat([queued], owner="elsewhere:1:abcd", status="queued")
+    store.heartbeat([running], owner="elsewhere:1:abcd")
+    assert (store.run(queued).status, store.run(running).status) == ("queued", "running")
+    assert store.run(running).reason == ""
+    store.append([EndRecord(running, "done")])
+    store.heartbeat([running], owner="elsewhere:1:abcd")
+    assert store.run(running).status == "done"
+
+
+def test_runs_known_to_be_at_work_are_never_taken_for_interrupted(store, clock):
+    run_id = store.create(TrainConfig())
+    clock.now += 3_600
+    assert store.mark_interrupted(leave={run_id}) == []
+
+
+def test_a_loss_that_is_no_number_is_no_point_of_the_curve(store):
+    run_id = store.create(TrainConfig())
+    store.append([step(run_id, 1), step(run_id, 2, loss=float("nan"))])
+    assert [record.step for record in store.metrics(run_id)] == [1]
+    assert store.run(run_id).step == 2
+
+
 # ------------------------------------------------------------ many at once
 
 

@@ -10,11 +10,14 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from softprompt_core import training
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import evaluate
+from softprompt_core.layouts import choose_layout
 from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
 from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StepRecord
+from softprompt_core.tokenising import Example
 from softprompt_core.training import Control, batches_of, train
 
 QUICK = {"steps": 6, "batch_size": 4, "virtual_tokens": 5, "eval_every": 3}
@@ -46,6 +49,10 @@ def ending(records, run_id="a"):
 
 def selected(records, run_id="a"):
     return next(r for r in records if isinstance(r, Snapshot) and r.kind == "selected" and r.run_id == run_id)
+
+
+def place(records, record):
+    return next(i for i, other in enumerate(records) if other is record)
 
 
 def weight_hashes(base):
@@ -211,3 +218,65 @@ def test_baselines_stand_beside_the_result(rows_file):
     assert json.dumps(baselines)
 
 
+def test_a_stopped_run_ends_at_once_while_the_others_go_on(rows_file):
+    control, records = Control(), []
+    arms = {"a": config(rows_file, steps=12), "b": config(rows_file, steps=12, init="random")}
+    for record in train(arms, control=control):
+        records.append(record)
+        if isinstance(record, StepRecord) and record.step == 2:
+            control.stop("a")
+    end = place(records, ending(records, "a"))
+    assert place(records, selected(records, "a")) < end
+    assert next(r.step for r in records[end:] if isinstance(r, StepRecord)) == 3
+
+
+def test_a_fault_does_not_cost_the_best_prompt(rows_file, monkeypatch):
+    step, calls = training._step, []
+
+    def failing(*args, **named):
+        calls.append(1)
+        if len(calls) == 5:
+            raise MemoryError
+        return step(*args, **named)
+
+    monkeypatch.setattr(training, "_step", failing)
+    records = []
+    with pytest.raises(MemoryError):
+        records.extend(train({"a": config(rows_file)}))     # keeps what came before the fault
+    assert selected(records).step == 3
+
+
+def test_all_prompts_are_out_before_the_first_is_tested(rows_file):
+    records = list(train({"a": config(rows_file), "b": config(rows_file, init="random")}))
+    tests = [i for i, r in enumerate(records) if isinstance(r, EvalRecord) and r.split == "test"]
+    assert max(place(records, selected(records, run_id)) for run_id in "ab") < min(tests)
+
+
+def test_validation_rows_are_drawn_from_all_of_a_sorted_file():
+    examples = [Example((1,), label) for label in (0, 1) for _ in range(600)]
+    drawn = training._validation_rows(examples, seed=0)
+    assert len(drawn) == training.VALIDATION_ROWS
+    assert 200 < sum(e.label for e in drawn) < 300
+    assert drawn == training._validation_rows(examples, seed=0)
+
+
+def test_layout_is_checked_with_rows_and_labels_side_by_side_even_for_batches_of_one(rows_file, monkeypatch):
+    seen = []
+
+    def watch(base, prompts, batches, **named):
+        seen.append(batches[0])
+        return choose_layout(base, prompts, batches, **named)
+
+    monkeypatch.setattr(training, "choose_layout", watch)
+    list(train({"a": config(rows_file, batch_size=1, steps=1)}))
+    assert len(seen[0]) == 2
+    assert {len(row.continuations) for row in seen[0]} == {2}
+
+
+def test_rows_that_stand_in_train_too_are_warned_of(tmp_path):
+    rows = "".join(f"parcel {i} came late,bad\nparcel {i} came early,good\n" for i in range(20))
+    (tmp_path / "train.csv").write_text("text,label\n" + rows)
+    (tmp_path / "test.csv").write_text("text,label\nparcel 3 came late,bad\nparcel 99 came early,good\n")
+    records = list(train({"a": config(str(tmp_path), steps=1)}))
+    warnings = [r.text for r in records if isinstance(r, LogRecord) and r.level == "warning"]
+    assert any(text.startswith("1 validation or test rows also stand in train") for text in warnings)

@@ -21,9 +21,12 @@ SIZES = {
         "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
         "sliding_window": 24,
     },
+    "gpt_neo": {
+        "hidden_size": 32, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 24,
+    },
     "mamba": {"hidden_size": 32, "state_size": 8, "num_hidden_layers": 2},
 }
-LAYERS = {"gpt2": "n_layer", "bloom": "n_layer"}
+LAYERS = {"gpt2": "n_layer", "bloom": "n_layer", "gpt_neo": "num_layers"}
 VOCABULARY = 120
 
 

@@ -50,11 +50,11 @@ def main() -> None:
 def take(page: Page, folder: Path) -> None:
     """Trains once with what the page is filled with, then compares; photographs each tab."""
     page.locator("#train-go").click()
-    page.get_by_text("hand-written prompt, untrained").first.wait_for(timeout=900_000)
+    page.locator("#train-result table").wait_for(timeout=900_000)
     page.wait_for_timeout(2_000)
     page.screenshot(path=folder / "train.png")
     page.get_by_role("button", name="Inspect this run").click()
-    page.locator("#inspect .js-plotly-plot, .sp-map .js-plotly-plot").first.wait_for(timeout=60_000)
+    page.locator("#inspect-view .js-plotly-plot").first.wait_for(timeout=120_000)
     page.wait_for_timeout(4_000)
     page.screenshot(path=folder / "inspect.png")
     page.get_by_role("tab", name="Compare").click()

@@ -402,3 +402,17 @@ def test_run_is_stopped_from_another_process(command, tmp_path, mail_csv):
     assert found["status"] == "stopped"
     assert "Stopped by the user" in found["reason"]
     assert len(Store(tmp_path).metrics(found["run_id"])) == found["steps"]
+
+
+def test_a_second_ctrl_c_ends_even_what_cannot_be_stopped(command, mail_csv, tmp_path, monkeypatch):
+    def stubborn(store, runs, control, **named):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        assert control.is_stopped(next(iter(runs)))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("softprompt_core.jobs.execute.execute", stubborn)
+    outcome = command("train", "--data", mail_csv, "--runs-dir", tmp_path / "runs")
+    assert (outcome.code, outcome.stdout) == (130, "")
+    assert "Stopped" in outcome.stderr

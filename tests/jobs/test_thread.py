@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
 
 from softprompt_core.config import CompareConfig, TrainConfig
 from softprompt_core.jobs.thread import ThreadRunner
+from softprompt_core.models import choose_device
 from softprompt_core.records import ENDED
 from softprompt_core.store import Store
 
@@ -117,3 +122,32 @@ def test_closing_ends_what_runs_and_keeps_its_prompt(store):
     runner.close()
     assert store.run(run_id).status == "stopped"
     assert store.has_prompt(run_id)
+
+
+def test_auto_and_the_device_it_means_share_one_queue(store, runner):
+    device = str(choose_device("auto"))
+    (first,) = runner.submit([LONG])
+    wait_for(lambda: store.run(first).step >= 1)
+    (second,) = runner.submit([QUICK.with_changes(device=device)])
+    assert runner.queue() == [second]
+    runner.stop(first)
+    wait_for(lambda: has_ended(store, second))
+
+
+def test_runs_of_a_process_that_has_gone_are_noticed_while_the_runner_lives(store, runner):
+    lost = store.create(QUICK)
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    store.claim([lost], owner=f"{os.uname().nodename}:{process.pid}:abcd")
+    wait_for(lambda: store.run(lost).status == "interrupted", seconds=20)
+
+
+def test_job_that_cannot_be_started_fails_with_a_reason(store, runner, monkeypatch):
+    def refuse(run_ids, *, owner):
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(store, "claim", refuse)
+    (run_id,) = runner.submit([QUICK])
+    wait_for(lambda: has_ended(store, run_id), seconds=20)
+    assert store.run(run_id).status == "failed"
+    assert "OperationalError" in store.run(run_id).reason

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from softprompt_core import training
+from softprompt_core.config import TrainConfig
+from softprompt_core.jobs.execute import execute
+from softprompt_core.records import EndRecord, Snapshot, StepRecord
+from softprompt_core.store import Store
+from softprompt_core.training import Control
+
+
+@pytest.fixture
+def claimed(tmp_path):
+    """(store, id of a claimed run)."""
+    store = Store(tmp_path / "runs")
+    run_id = store.create(TrainConfig())
+    store.claim([run_id], owner="me")
+    return store, run_id
+
+
+def snapshot(run_id):
+    return Snapshot(run_id, 1, torch.zeros(2, 4).numpy(), kind="selected")
+
+
+def test_selected_prompt_is_on_disk_before_the_final_test_begins(claimed, monkeypatch):
+    store, run_id = claimed
+    found = []
+
+    def trained(runs, *, control):
+        yield StepRecord(run_id, 1, 0.1, 1.0, 0.1, 1.0, 10, 0.1)
+        yield snapshot(run_id)
+        found.append((store.folder(run_id) / "prompt.safetensors").exists())
+        yield EndRecord(run_id, "done")
+
+    monkeypatch.setattr(training, "train", trained)
+    execute(store, {run_id: TrainConfig()}, Control(), owner="me")
+    assert found == [True]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_running_out_is_said_plainly_and_is_no_fault(claimed, monkeypatch, error):
+    store, run_id = claimed
+
+    def trained(runs, *, control):
+        yield snapshot(run_id)
+        raise error
+
+    monkeypatch.setattr(training, "train", trained)
+    execute(store, {run_id: TrainConfig()}, Control(), owner="me")
+    info = store.run(run_id)
+    assert info.status == "failed"
+    assert "smaller batch size" in info.reason
+    assert store.prompt(run_id).shape == (2, 4)
