@@ -197,7 +197,7 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
-    from softprompt_core.jobs.execute import beating, execute, new_owner
+    from softprompt_core.jobs.execute import beating, execute, new_owner, passes
     from softprompt_core.operations import check
 
     check(configs[0])
@@ -216,11 +216,8 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
     previous = signal.signal(signal.SIGINT, interrupt)
     progress = _Progress(len(runs))
     try:
-        by_pass: dict[tuple[Any, ...], dict[str, TrainConfig]] = {}
-        for run_id, config in runs.items():
-            by_pass.setdefault(config.pass_settings(), {})[run_id] = config
         with beating(store, list(runs), control, owner=owner):      # those that wait their turn, too
-            for together in by_pass.values():
+            for together in passes(runs):
                 execute(store, together, control, owner=owner, on_record=progress)
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -22,7 +22,7 @@ from softprompt_core.models import BaseModel
 from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids
 
 PASS_TOKENS = 2_048
-"""Text and label tokens that go through the model at once when scoring."""
+"""Tokens that go through the model at once when scoring."""
 
 
 class Cancelled(Exception):
@@ -62,7 +62,12 @@ def label_scores(
     scores = np.zeros((len(contexts), len(label_ids)))
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     lead = prompt.to(base.device, torch.float32)[None]
-    for chunk in _chunks(order, contexts, label_ids):
+    lengths = [len(ids) for ids in label_ids]
+    if layout == "packed":
+        costs = [len(context) + sum(lengths) for context in contexts]
+    else:       # a line a label, each with the prompt and the text
+        costs = [len(lengths) * (len(prompt) + len(context) + max(lengths)) for context in contexts]
+    for chunk in _chunks(order, costs):
         if should_stop():
             raise Cancelled
         rows = [Row(contexts[i], label_ids) for i in chunk]
@@ -72,19 +77,16 @@ def label_scores(
     return scores
 
 
-def _chunks(
-    order: list[int], contexts: Sequence[Sequence[int]], label_ids: Sequence[Sequence[int]]
-) -> Iterator[list[int]]:
-    labels = sum(len(ids) for ids in label_ids)
+def _chunks(order: list[int], costs: Sequence[int]) -> Iterator[list[int]]:
+    """Rows in order, as many at a time as PASS_TOKENS allows; costs: [rows] tokens."""
     chunk: list[int] = []
     size = 0
     for i in order:
-        cost = len(contexts[i]) + labels
-        if chunk and size + cost > PASS_TOKENS:
+        if chunk and size + costs[i] > PASS_TOKENS:
             yield chunk
             chunk, size = [], 0
         chunk.append(i)
-        size += cost
+        size += costs[i]
     if chunk:
         yield chunk
 

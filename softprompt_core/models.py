@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "model"
 _LOCK = threading.RLock()
+_LOCKS: dict[tuple[str, ...], threading.RLock] = {}
 _MODELS: dict[tuple[str, str, str], BaseModel] = {}
 _TOKENIZERS: dict[str, Any] = {}
 KEPT_MODELS = 2
@@ -118,7 +119,7 @@ def locate(name: str) -> str:
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, cached. Raises UserError when there is none."""
-    with _LOCK:
+    with _lock_of(("tokenizer", name)):
         if name not in _TOKENIZERS:
             from transformers import AutoTokenizer
 
@@ -136,15 +137,25 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseM
 
     Raises UserError when it cannot be found, is no causal language model, or has no word embeddings.
     """
-    with _LOCK:
-        chosen = choose_device(device)
-        key = (name, str(chosen), str(choose_dtype(dtype, chosen)))
-        base = _MODELS.pop(key, None)
-        while len(_MODELS) >= KEPT_MODELS:      # before loading: there may be no room for one more
-            _MODELS.pop(next(iter(_MODELS)))
-        base = base or _load(name, chosen, choose_dtype(dtype, chosen))
-        _MODELS[key] = base
+    chosen = choose_device(device)
+    precision = choose_dtype(dtype, chosen)
+    key = (name, str(chosen), str(precision))
+    with _lock_of(key):         # a long download holds up only those who want the same model
+        with _LOCK:
+            if base := _MODELS.pop(key, None):
+                _MODELS[key] = base
+                return base
+            while len(_MODELS) >= KEPT_MODELS:      # before loading: there may be no room for one more
+                _MODELS.pop(next(iter(_MODELS)))
+        base = _load(name, chosen, precision)
+        with _LOCK:
+            _MODELS[key] = base
         return base
+
+
+def _lock_of(key: tuple[str, ...]) -> threading.RLock:
+    with _LOCK:
+        return _LOCKS.setdefault(key, threading.RLock())
 
 
 def choose_device(wanted: str) -> torch.device:

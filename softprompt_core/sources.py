@@ -140,8 +140,12 @@ def _read_table(text: str, name: str, suffix: str, *, is_labelled: bool) -> Rows
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         columns = [c.strip() for c in next((row for row in reader if any(v.strip() for v in row)), [""])]
+        has_row_numbers = columns[0] == "" and len(columns) > 2      # what pandas' to_csv writes unasked
+        first = 1 if has_row_numbers else 0
+        columns = columns[first:]
         _check_header(columns, name, is_labelled=is_labelled)
         for values in reader:
+            values = values[first:]
             number = reader.line_num
             if not any(v.strip() for v in values):
                 continue

@@ -316,6 +316,9 @@ def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> I
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in tokens.splits.items())
     for run_id in runs:
         yield LogRecord(run_id, "info", f"data {task.name}: {sizes} rows; labels {', '.join(task.labels)}")
+        if len({label.casefold() for label in task.labels}) < len(task.labels):
+            text = "some labels differ only in upper and lower case and count as different classes"
+            yield LogRecord(run_id, "warning", text)
         if tokens.repeated_rows:
             text = f"{tokens.repeated_rows} validation or test rows also stand in train: figures will look too good"
             yield LogRecord(run_id, "warning", text)

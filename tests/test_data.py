@@ -416,3 +416,9 @@ def test_tokenizer_without_places_is_refused_in_a_sentence():
     slow = SimpleNamespace(is_fast=False, eos_token_id=1, encode=lambda text, add_special_tokens: [len(text)])
     with pytest.raises(UserError, match="fast tokenizer"):
         tokenise(load_task(config), slow, config, context=None)
+
+
+def test_row_numbers_that_pandas_writes_are_no_column(tmp_path):
+    path = tmp_path / "frame.csv"
+    path.write_text(",text,label\n0,late again,bad\n1,thank you,good\n", encoding="utf-8")
+    assert read_rows(path) == [{"text": "late again", "label": "bad"}, {"text": "thank you", "label": "good"}]

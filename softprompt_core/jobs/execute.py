@@ -17,6 +17,8 @@ from softprompt_core.records import EndRecord, LogRecord, Record, Snapshot
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 FLUSH_SECONDS = 0.25
+PASS_ROWS = 256
+"""Rows of all prompts together that go through the model in one step; a single run may have more."""
 OUT_OF_MEMORY = (
     "The device ran out of memory; the prompt is kept as far as it was trained. Choose a smaller batch size, fewer "
     "virtual tokens or runs at once, shorter rows, or a smaller model."
@@ -27,6 +29,18 @@ log = logging.getLogger(__name__)
 def new_owner() -> str:
     """A name for this process in leases: machine, process, and something that no other has."""
     return f"{os.uname().nodename}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def passes(runs: Mapping[str, TrainConfig]) -> list[dict[str, TrainConfig]]:
+    """The runs divided into those that train together: alike in their pass settings, and not too many at once."""
+    found: dict[tuple[object, ...], list[dict[str, TrainConfig]]] = {}
+    for run_id, config in runs.items():
+        divided = found.setdefault(config.pass_settings(), [{}])
+        rows = sum(other.batch_size for other in divided[-1].values())
+        if divided[-1] and rows + config.batch_size > PASS_ROWS:
+            divided.append({})
+        divided[-1][run_id] = config
+    return [together for divided in found.values() for together in divided]
 
 
 def execute(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
-from softprompt_core.jobs.execute import execute, new_owner
+from softprompt_core.jobs.execute import execute, new_owner, passes
 from softprompt_core.records import ENDED, EndRecord, LogRecord
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
@@ -42,15 +42,15 @@ class ThreadRunner:
 
     def submit(self, configs: Sequence[TrainConfig]) -> list[str]:
         """The ids of new runs, in order; they train together where their settings allow it."""
+        if self._is_closed:
+            raise UserError("The app is closing and starts nothing new. Start it again, then train.")
         group = self._store.new_group_id() if len(configs) > 1 else None
         run_ids = [self._store.create(config, group_id=group) for config in configs]
-        by_pass: dict[tuple[object, ...], _Job] = {}
-        for run_id, config in zip(run_ids, configs, strict=True):
-            key = config.pass_settings()
-            job = by_pass.setdefault(key, _Job([], {}, set()))
-            job.run_ids.append(run_id)
-            job.configs[run_id] = config
-        placed = [(_place(next(iter(job.configs.values())).device), job) for job in by_pass.values()]
+        divided = passes(dict(zip(run_ids, configs, strict=True)))
+        placed = [
+            (_place(next(iter(together.values())).device), _Job(list(together), together, set()))
+            for together in divided
+        ]
         with self._changed:
             for device, job in placed:
                 self._waiting.setdefault(device, []).append(job)

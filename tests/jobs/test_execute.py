@@ -5,7 +5,7 @@ import torch
 
 from softprompt_core import training
 from softprompt_core.config import TrainConfig
-from softprompt_core.jobs.execute import execute
+from softprompt_core.jobs.execute import execute, passes
 from softprompt_core.records import EndRecord, Snapshot, StepRecord
 from softprompt_core.store import Store
 from softprompt_core.training import Control
@@ -53,3 +53,10 @@ def test_memory_running_out_is_said_plainly_and_is_no_fault(claimed, monkeypatch
     assert info.status == "failed"
     assert "smaller batch size" in info.reason
     assert store.prompt(run_id).shape == (2, 4)
+
+
+def test_runs_are_divided_by_what_they_share_and_by_how_many_rows_fit():
+    alike = {f"a{i}": TrainConfig(batch_size=100, seed=i) for i in range(3)}
+    other = {"b": TrainConfig(batch_size=1_000, virtual_tokens=5)}
+    divided = passes(alike | other)
+    assert [list(together) for together in divided] == [["a0", "a1"], ["a2"], ["b"]]
