@@ -180,7 +180,7 @@ async function look() {
   for (const id of ids) if (runs.get(id).points > MOST_POINTS) await refetch(id);
   showTiles();
   const states = ids.map(id => runs.get(id).status);
-  say(any ? '' : states.every(s => s === 'queued') ? 'Waiting for its turn: another run is at work.'
+  say(any ? '' : states.every(s => s === 'queued') ? 'Waiting to start: right after the runs before it, if there are any.'
     : states.some(s => s === 'running') ? 'The model is being read; the first steps follow in a moment.'
     : 'This run ended before its first step. Its log says why.');
 }

@@ -38,7 +38,7 @@ function makeTable(root, onPick) {
     return { row, button, cells };
   }
 
-  function fill({ row, button, cells }, token, words) {
+  function fill({ row, button, cells }, token, words, shown) {
     const [near, z, norm, start, share] = cells;
     const weak = token.z !== null && token.z < WEAK_Z;
     row.classList.toggle('is-weak', weak);
@@ -47,11 +47,11 @@ function makeTable(root, onPick) {
     near.replaceChildren();
     if (first) {
       const best = make('div', 'sp-in-best');
-      best.append(make('b', '', words[first[0]][0]), make('span', '', twoDigits(first[1])));
+      best.append(make('b', '', words[first[0]][0]), make('span', '', shown(first[1])));
       const more = make('div', 'sp-in-more');
       for (const [id, score] of rest) {
         const chip = make('span');
-        chip.append(make('em', '', words[id][0]), make('small', '', twoDigits(score)));
+        chip.append(make('em', '', words[id][0]), make('small', '', shown(score)));
         more.append(chip, ' ');
       }
       near.append(best, more);
@@ -101,7 +101,9 @@ function makeTable(root, onPick) {
     show(reading) {
       tokens = reading.tokens;
       while (rows.length < tokens.length) rows.push(newRow(rows.length));
-      for (const token of tokens) fill(rows[token.i], token, reading.words);
+      const isDistance = reading.about.measure.startsWith('distance');      // scores grow with nearness: distances are negated
+      const shown = (score) => twoDigits(isDistance ? -score : score);
+      for (const token of tokens) fill(rows[token.i], token, reading.words, shown);
       sort();
     },
     pick(index, { scroll }) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -100,10 +101,17 @@ def keep_upload(path: str, *, root: Path) -> Path:
 
 
 def uploads(root: Path) -> list[tuple[str, str]]:
-    """(name shown, path) of every kept upload, newest first."""
+    """(name shown, path) of every kept upload, newest first; the time tells files of one name apart."""
     files = [f for f in (root / "uploads").glob("*/*") if f.is_file() and not f.name.startswith(".")]
     files.sort(key=lambda file: -file.stat().st_mtime)
-    return [(f"{file.name} (uploaded)", str(file)) for file in files]
+    names = [file.name for file in files]
+    return [
+        (f"{file.name} (uploaded{_when(file) if names.count(file.name) > 1 else ''})", str(file)) for file in files
+    ]
+
+
+def _when(file: Path) -> str:
+    return time.strftime(" %d %b %H:%M:%S", time.localtime(file.stat().st_mtime))
 
 
 def _label(field: str) -> str:

@@ -18,8 +18,8 @@ from softprompt_core.ui import results
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.messages import guarded, notice, plain
 
-HEADERS = ["status", "name", "accuracy", "data", "model", "init", "P", "steps", "seed", "created", "run id"]
-WIDTHS: list[str | int] = [130, 230, 90, 130, 110, 120, 50, 70, 60, 150, 340]
+HEADERS = ["status", "name", "accuracy", "data", "model", "init", "tokens", "steps", "seed", "created", "run id"]
+WIDTHS: list[str | int] = [130, 230, 90, 130, 110, 120, 75, 70, 60, 150, 340]
 SIGNS = {
     "queued": "◷", "running": "●", "paused": "Ⅱ", "done": "✓", "stopped": "■", "interrupted": "⚠",
     "failed": "✕",
@@ -87,10 +87,11 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
     def detail(run_id: str) -> Any:
         info = store.run(run_id)
         at_work = info.status not in ENDED
+        was_trained = "imported_from" not in store.facts(run_id)      # else no command repeats it
         return (
             _about(info, has_runs=True), gr.Column(visible=True), gr.Row(visible=False), info.name,
-            operations.command_for(store.config(run_id)), gr.Button(interactive=at_work),
-            gr.Button(interactive=not at_work),
+            gr.Textbox(operations.command_for(store.config(run_id)), visible=was_trained),
+            gr.Button(interactive=at_work), gr.Button(interactive=not at_work),
         )
 
     @guarded(root, "renaming the run")

@@ -20,6 +20,7 @@ from softprompt_core.ui.preview import preview_html
 TYPING_SECONDS = 0.4
 MAIN = ("data", "model", "init", "init_text", "virtual_tokens", "steps", "lr")
 PREVIEWED = ("data", "model", "text_column", "label_column", "template", "virtual_tokens", "max_tokens")
+READING = "Reading the data…"
 TO_RUN = "() => { if (innerWidth < 800) document.querySelector('#train-live')?.scrollIntoView() }"
 
 Updates = dict[Any, Any]
@@ -43,9 +44,9 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
                     fields[name] = form.choice(name, [], allow_custom_value=True, min_width=120)
             fields["template"] = form.text("template", lines=3)
         with gr.Column(scale=8, min_width=310):
-            preview = gr.HTML(notice("Reading the data…", kind="hint"), elem_id="train-preview")
-    _wire_form(context, fields, upload, preview)
-    _wire_run(context, fields, go, live, shown_run, selected_run, tabs)
+            preview = gr.HTML(notice(READING, kind="hint"), elem_id="train-preview")
+    look = _wire_form(context, fields, upload, preview)
+    _wire_run(context, fields, go, live, look, shown_run, selected_run, tabs)
 
 
 # ---------------------------------------------------------------------- form
@@ -82,7 +83,10 @@ def _data_choices(context: Context) -> list[tuple[str, str]]:
     return [(name, name) for name in list_bundled()] + form.uploads(context.store.root)
 
 
-def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton, preview: gr.HTML) -> None:
+def _wire_form(
+    context: Context, fields: dict[str, Any], upload: gr.UploadButton, preview: gr.HTML
+) -> dict[str, Any]:
+    """Wires the form; gives the event that shows what the model will see, to follow whatever fills the form."""
     root = context.store.root
     inputs = [fields[name] for name in PREVIEWED]
     columns = [fields["text_column"], fields["label_column"]]
@@ -95,12 +99,10 @@ def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton
         except Exception as error:
             return notice(sentence(error, root=root, doing="reading the data")), gr.skip(), gr.skip()
 
-    def show_new_data(*values: Any) -> tuple[Any, Any, Any]:
-        found = show(*(None if name in ("text_column", "label_column") else value
-                       for name, value in zip(PREVIEWED, values, strict=True)))
-        if found[1] == gr.skip():
-            return found[0], gr.Dropdown(choices=[]), gr.Dropdown(choices=[])
-        return found
+    def forget() -> tuple[Any, Any, Any]:
+        """What was shown of the data before: none of it holds for other data."""
+        none = gr.Dropdown(choices=[], value=None)
+        return notice(READING, kind="hint"), none, none
 
     @guarded(root, "reading the upload")
     def take(path: str) -> Any:
@@ -108,18 +110,19 @@ def _wire_form(context: Context, fields: dict[str, Any], upload: gr.UploadButton
 
         read_rows(Path(path))
         kept = form.keep_upload(path, root=root)
-        return gr.Dropdown(choices=_data_choices(context), value=str(kept))
+        return gr.Dropdown(choices=_data_choices(context), value=str(kept)), *forget()
 
-    upload.upload(take, upload, fields["data"], **quiet)
-    fields["data"].change(None, None, columns, js="() => [null, null]", api_visibility="private")
-    fields["data"].change(show_new_data, inputs, [preview, *columns], trigger_mode="always_last", **quiet)
+    look: dict[str, Any] = {"fn": show, "inputs": inputs, "outputs": [preview, *columns], **quiet}
+    upload.upload(take, upload, [fields["data"], preview, *columns], **quiet).then(**look)
+    # Only a choice by hand clears the columns: "Use these settings" fills in data and columns at once.
+    fields["data"].input(forget, None, [preview, *columns], **quiet).then(**look, trigger_mode="always_last")
     for name in PREVIEWED[1:]:
         event = fields[name].input if name.endswith("_column") else fields[name].change
         event(show, inputs, [preview, *columns], trigger_mode="always_last", **quiet)
     demo = gr.context.Context.root_block
     assert demo is not None
     demo.load(lambda: gr.Dropdown(choices=_data_choices(context)), None, fields["data"], **quiet)
-    demo.load(show_new_data, inputs, [preview, *columns], **quiet)
+    return look
 
 
 def _preview(config: TrainConfig) -> tuple[str, Any, Any]:
@@ -140,7 +143,7 @@ def _preview(config: TrainConfig) -> tuple[str, Any, Any]:
 
 
 def _wire_run(
-    context: Context, fields: dict[str, Any], go: gr.Button, live: run_view.Live,
+    context: Context, fields: dict[str, Any], go: gr.Button, live: run_view.Live, look: dict[str, Any],
     shown_run: gr.State, selected_run: gr.Component, tabs: gr.Tabs,
 ) -> None:
     store, root = context.store, context.store.root
@@ -193,11 +196,11 @@ def _wire_run(
     demo = gr.context.Context.root_block
     assert demo is not None
     go.click(train, inputs, outputs, **quiet).then(None, js=TO_RUN, api_visibility="private")
-    demo.load(attach, shown_run, outputs, **quiet).then(fill_form, shown_run, inputs, **quiet)
+    demo.load(attach, shown_run, outputs, **quiet).then(fill_form, shown_run, inputs, **quiet).then(**look)
     shown_run.change(follow, shown_run, live.parts(), **quiet)
     live.timer.tick(tick, [shown_run, live.seen], live.parts(), **quiet)
     live.stop.click(stop, shown_run, live.stop, **quiet)
-    live.reuse.click(reuse, shown_run, inputs, **quiet)
+    live.reuse.click(reuse, shown_run, inputs, **quiet).then(**look)
     live.inspect.click(
         lambda run_id: (run_id, gr.Tabs(selected="inspect")), shown_run, [selected_run, tabs], **quiet
     )

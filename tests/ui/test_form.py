@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,13 @@ def test_upload_is_kept_once_and_listed_under_its_name(tmp_path: Path) -> None:
     assert kept == form.keep_upload(str(source), root=tmp_path / "runs")
     assert kept.read_bytes() == source.read_bytes()
     assert form.uploads(tmp_path / "runs") == [("my notes.csv (uploaded)", str(kept))]
+
+
+def test_uploads_of_one_name_are_told_apart_by_their_time(tmp_path: Path) -> None:
+    for number, text in enumerate(("text,label\na,b\n", "text,label\nc,d\n")):
+        source = tmp_path / "train.csv"
+        source.write_text(text, encoding="utf-8")
+        os.utime(form.keep_upload(str(source), root=tmp_path / "runs"), (number * 100, number * 100))
+    newer, older = (name for name, _ in form.uploads(tmp_path / "runs"))
+    assert newer != older
+    assert all(re.fullmatch(r"train\.csv \(uploaded \d\d \w+ \d\d:\d\d:\d\d\)", name) for name in (newer, older))

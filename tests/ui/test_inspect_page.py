@@ -117,6 +117,16 @@ def test_slider_moves_the_points_on_fixed_axes_and_keeps_zoom(page: Page, app: A
     assert page.evaluate(RANGE) == zoomed
 
 
+def test_distances_are_shown_as_distances(page: Page, app: App) -> None:
+    planted(app)
+    open_newest(page, app)
+    page.locator("#inspect-metric").get_by_text("distance").click()
+    expect(page.locator("#inspect-view .sp-in-measure")).to_contain_text("by distance")
+    shown = [float(text) for text in page.locator(".sp-in-tokens .sp-in-best span").all_inner_texts()]
+    assert len(shown) == len(WORDS)
+    assert min(shown) >= 0
+
+
 def test_a_run_opened_from_the_list_is_the_one_shown(page: Page, app: App) -> None:
     older, newer = planted(app, WORDS[:2]), planted(app, WORDS[1:])
     page.goto(app.url)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from softprompt_core import operations
 from softprompt_core.config import TrainConfig
 from softprompt_core.models import BUNDLED_FOLDER
 from softprompt_core.records import EndRecord, Snapshot, StartRecord, StepRecord
@@ -93,6 +94,14 @@ def test_command_repeats_the_run_and_buttons_lead_to_the_other_tabs(page: Page, 
     page.locator("#runs-show").click()
     expect(page.locator("#train-chart")).to_be_visible()
     expect(page.locator("#train-chart .sp-tiles")).to_contain_text("6 / 6")
+
+
+def test_an_imported_prompt_has_no_command_that_would_repeat_it(page: Page, app: App, tmp_path: Path) -> None:
+    matrix = tmp_path / "mine.npy"
+    np.save(matrix, np.random.default_rng(1).normal(0, 0.2, (3, WIDTH)).astype(np.float32))
+    choose(page, app, operations.import_folder(app.store, matrix, model="bundled"))
+    expect(page.locator("#runs-command")).to_be_hidden()
+    expect(page.locator("#runs-download")).to_be_enabled()
 
 
 def test_run_started_and_stopped_over_http_is_on_the_page(page: Page, app: App) -> None:

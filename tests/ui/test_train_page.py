@@ -104,6 +104,7 @@ def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Pag
     again = page.evaluate(CURVE)[0]
     assert again["x"] == list(range(1, len(again["x"]) + 1))
     expect(page.locator("#train-steps input")).to_have_value(str(LONG))
+    expect(page.locator("#train-text_column input")).to_have_value("text")
 
     zoom_in(page)
     zoomed = page.evaluate(RANGE)
@@ -152,6 +153,28 @@ def test_uploaded_table_with_odd_columns_is_guessed_shown_and_changeable(
     run = app.wait_for_end(start(page, app, steps=7))
     assert (run.config["text_column"], run.config["label_column"]) == ("what they wrote", "channel")
     assert Path(run.config["data"]).is_relative_to(app.store.root)
+
+
+def test_settings_of_a_run_come_back_with_its_columns_and_a_choice_of_data_forgets_them(
+    page: Page, app: App, tmp_path: Path
+) -> None:
+    open_ready(page, app)
+    upload(page, odd_table(tmp_path))
+    label = page.locator("#train-label_column input")
+    expect(label).to_have_value("mood (1st look)")
+    label.click()
+    page.get_by_role("option", name="channel").click()
+    expect(page.locator("#train-preview b", has_text="letter")).to_be_visible()
+    app.wait_for_end(start(page, app, steps=6))
+
+    page.locator("#train-data input").click()
+    page.get_by_role("option", name="emotions").click()
+    expect(page.locator("#train-preview")).to_contain_text("joy")
+    expect(label).to_have_value("label")
+    page.locator("#train-reuse").click()
+    expect(page.locator("#train-preview b", has_text="letter")).to_be_visible()
+    expect(label).to_have_value("channel")
+    expect(page.locator("#train-data input")).to_have_value(re.compile("field notes"))
 
 
 def test_wrong_input_names_every_mistake_and_makes_no_run(page: Page, app: App) -> None:
