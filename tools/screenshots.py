@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--scheme", default="light", choices=("light", "dark"))
     options = parser.parse_args()
     options.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as runs, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        app = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--runs-dir", runs], cwd=ROOT)
+        command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), "--runs-dir", "runs"]
+        app = subprocess.Popen(command, cwd=folder)
         try:
             wait_for(f"http://127.0.0.1:{port}/")
             with sync_playwright() as playwright:
