@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 the user's input; 1 a fault of the program, whose tracebac
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -235,6 +236,10 @@ class _Progress:
         self._loss: dict[str, float] = {}
 
     def __call__(self, record: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):      # a reader that went away must not end the run
+            self._show(record)
+
+    def _show(self, record: Any) -> None:
         from softprompt_core.records import EndRecord, EvalRecord, LogRecord, StepRecord
 
         who = f"{record.run_id}: " if self._many else ""
