@@ -79,7 +79,7 @@ def build(context: Context) -> None:
         asked = [info.run_id for info in context.store.group(group_id or "") if info.status not in ENDED]
         stopped = sum(context.runner.stop(run_id) for run_id in asked)
         if not stopped:
-            raise UserError("Nothing of this comparison is at work in this program, so there is nothing to stop.")
+            raise UserError("Every run of this comparison has ended; there is nothing to stop.")
         gr.Info(f"Stopping {stopped} runs. Each keeps its best prompt.")
 
     outputs = [group, chart, panes]
@@ -174,9 +174,8 @@ def group_label(infos: Sequence[RunInfo]) -> str:
     inits = " / ".join(dict.fromkeys(str(info.config.get("init")).replace("_", " ") for info in infos))
     seeds = len({info.config.get("seed") for info in infos})
     when = time.strftime("%d %b %H:%M", time.localtime(first.created))
-    at_work = "" if all(info.status in ENDED for info in infos) else " · at work"
     data = str(first.config.get("data")).rsplit("/", 1)[-1]
-    return f"{when} · {data} · {inits} · {seeds} seed{'s' if seeds > 1 else ''}{at_work}"
+    return f"{when} · {data} · {inits} · {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def curves(infos: Sequence[RunInfo]) -> str:
