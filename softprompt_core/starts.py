@@ -10,7 +10,7 @@ import torch
 from softprompt_core import initialisers
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import default_prompt_text
-from softprompt_core.models import BaseModel, embedding_table
+from softprompt_core.models import BaseModel
 from softprompt_core.tokenising import TokenisedTask, text_token_ids
 from softprompt_core.visible import token_text
 
@@ -45,21 +45,21 @@ def starting_prompt(
         return initialisers.class_labels(
             table, length=length, label_ids=labels, generator=generator, word_ids=words
         ), None
-    prompt = initialisers.sampled_vocab(table, length=length, generator=generator, word_ids=words)
-    again = torch.Generator().manual_seed(config.seed)
-    return prompt, initialisers.draw_words(words, count=length, generator=again).tolist()
+    drawn = initialisers.draw_words(words, count=length, generator=generator)
+    return table[drawn].clone(), drawn.tolist()
 
 
-def run_facts(config: TrainConfig, base: BaseModel, tokens: TokenisedTask) -> dict[str, Any]:
-    """What a run is made on: revision, data hash, versions, device, the tokens of its start."""
-    _, ids = starting_prompt(config, base, tokens, embedding_table(base))
+def run_facts(
+    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, *, init_ids: list[int] | None
+) -> dict[str, Any]:
+    """What a run is made on: revision, data hash, versions, device, the tokens of its start (`starting_prompt`)."""
     packages = ("torch", "transformers", "peft", "tokenizers", "safetensors")
     return {
         "model_revision": base.revision, "data_hash": tokens.task.fingerprint, "device": str(base.device),
         "dtype": str(base.dtype).removeprefix("torch."), "labels": list(tokens.task.labels),
         "text_column": tokens.task.text_column, "label_column": tokens.task.label_column,
         "split_sizes": {split: len(rows) for split, rows in tokens.splits.items()},
-        "init_tokens": [token_text(base.tokenizer, i) for i in ids] if ids else None,
+        "init_tokens": [token_text(base.tokenizer, i) for i in init_ids] if init_ids else None,
         "hand_written_prompt": written_prompt(config, tokens),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }

@@ -86,6 +86,7 @@ class _Run:
     order: Iterator[list[Example]]
     rows_in_epoch: int
     written: str
+    init_ids: list[int] | None
     rows: int = 0
     tokens: int = 0
     step: int = 0
@@ -96,6 +97,10 @@ class _Run:
 
     def array(self) -> np.ndarray:
         return self.prompt.detach().float().cpu().numpy().copy()
+
+    def selected(self) -> tuple[int, np.ndarray]:
+        """(step, prompt) of the lowest validation loss, or the present one where none was measured."""
+        return (self.step, self.array()) if self.best_prompt is None else (self.best_step, self.best_prompt)
 
 
 def train(
@@ -124,7 +129,7 @@ def train(
     table = embedding_table(base)
     active = [_start_run(run_id, config, base, tokens, table) for run_id, config in runs.items()]
     for run in active:
-        yield StartRecord(run.run_id, run_facts(run.config, base, tokens))
+        yield StartRecord(run.run_id, run_facts(run.config, base, tokens, init_ids=run.init_ids))
         yield Snapshot(run.run_id, 0, run.array())
         yield from _about_the_start(run, base, tokens)
     choice = _choose(base, tokens, active)
@@ -234,8 +239,8 @@ def _look(
 
 
 def _selected(run: _Run) -> Iterator[Snapshot]:
-    """The prompt of the lowest validation loss, or the present one where none was measured."""
-    prompt, step = (run.array(), run.step) if run.best_prompt is None else (run.best_prompt, run.best_step)
+    """The run's selected prompt, unless it is no numbers any more."""
+    step, prompt = run.selected()
     if np.isfinite(prompt).all():
         yield Snapshot(run.run_id, step, prompt, kind="selected")
 
@@ -245,8 +250,7 @@ def _finish(
 ) -> Iterator[Record]:
     """The result of a run: for one that is done (its prompt is out already), test figures beside the baselines."""
     status, reason, seconds = ending
-    prompt = run.array() if run.best_prompt is None else run.best_prompt
-    selected = run.step if run.best_prompt is None else run.best_step
+    selected, prompt = run.selected()
     if status != "done":
         yield from _selected(run)
     result: dict[str, Any] = {
@@ -280,14 +284,14 @@ def _finish(
 def _start_run(
     run_id: str, config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor
 ) -> _Run:
-    prompt, _ = starting_prompt(config, base, tokens, table)
+    prompt, init_ids = starting_prompt(config, base, tokens, table)
     parameter = torch.nn.Parameter(prompt.to(base.device, torch.float32))
     examples = tokens.splits["train"]
     return _Run(
         run_id=run_id, config=config, prompt=parameter,
         optimizer=torch.optim.AdamW([parameter], lr=config.lr, weight_decay=config.weight_decay),
         order=batches_of(examples, batch_size=config.batch_size, seed=config.seed), rows_in_epoch=len(examples),
-        written=written_prompt(config, tokens),
+        written=written_prompt(config, tokens), init_ids=init_ids,
     )
 
 

@@ -13,7 +13,6 @@ import gradio as gr
 from softprompt_core import operations
 from softprompt_core.config import config_from_json, parse_compare, parse_config
 from softprompt_core.errors import UserError
-from softprompt_core.operations import check
 from softprompt_core.store import Store
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.messages import sentence
@@ -29,7 +28,7 @@ def build(context: Context) -> None:
     def train(settings: dict) -> dict:
         """Starts a run with these settings (the names of the command line) and gives back its id at once."""
         config = parse_config(_settings(settings))
-        check(config)
+        operations.check(config)
         return {"run_id": context.runner.submit([config])[0]}
 
     def stop(run_id: str) -> dict:
@@ -50,7 +49,7 @@ def build(context: Context) -> None:
     def compare(settings: dict, inits: list, seeds: int = 1) -> dict:
         """Starts one run for each initialisation and seed and gives back their ids and the group's."""
         base = parse_config(_settings(settings))
-        check(base)
+        operations.check(base)
         arms = parse_compare(base, inits=list(inits or []), seeds=_whole(seeds, "seeds", low=1)).arms()
         run_ids = context.runner.submit(arms)
         return {"group_id": store.run(run_ids[0]).group_id, "run_ids": run_ids}

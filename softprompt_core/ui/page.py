@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
-from softprompt_core.ui import api, runs_tab, train_tab
+from softprompt_core.ui import api, compare_tab, inspect_tab, runs_tab, train_tab
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import ASSETS, plotly_loader
-from softprompt_core.ui.messages import keep_log, log, notice
+from softprompt_core.ui.messages import keep_log, log
 
 TITLE = "Soft-prompt workbench"
 SUBTITLE = "Train soft prompts on frozen models, watch them learn, read what they mean."
@@ -36,9 +34,9 @@ def build_page(context: Context) -> gr.Blocks:
             with gr.Tab("Train", id="train"):
                 train_tab.build(context, shown_run, selected_run, tabs)
             with gr.Tab("Inspect", id="inspect"):
-                _build_inspect(context, selected_run)
+                inspect_tab.build(context, selected_run)
             with gr.Tab("Compare", id="compare"):
-                _build_compare(context)
+                compare_tab.build(context)
             with gr.Tab("Runs", id="runs"):
                 runs_tab.build(context, shown_run, selected_run, tabs)
         page.load(warm, None, None, show_progress="hidden", api_visibility="private")
@@ -87,21 +85,3 @@ def once(work: Callable[[], None]) -> Callable[[], None]:
         threading.Thread(target=work, name="warm", daemon=True).start()
 
     return start
-
-
-def _build_inspect(context: Context, selected_run: Any) -> None:
-    if find_spec("softprompt_core.ui.inspect_tab") is None:
-        gr.HTML(notice("Inspect is not built yet.", kind="hint"))
-        return
-    from softprompt_core.ui import inspect_tab
-
-    inspect_tab.build(context, selected_run)
-
-
-def _build_compare(context: Context) -> None:
-    if find_spec("softprompt_core.ui.compare_tab") is None:
-        gr.HTML(notice("Compare is not built yet.", kind="hint"))
-        return
-    from softprompt_core.ui import compare_tab
-
-    compare_tab.build(context)
