@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 import annotated_types
@@ -13,9 +14,14 @@ from pydantic.fields import FieldInfo
 from softprompt_core.errors import UserError
 
 Init = Literal[
-    "text", "sampled_vocab", "random", "random_uniform", "peft_random", "class_labels", "first_rows"
+    "text", "sampled_vocab", "random", "random_uniform", "peft_random", "class_labels", "first_rows", "from_run"
 ]
 INITS: tuple[Init, ...] = get_args(Init)
+Method = Literal["prompt", "prefix", "p_tuning", "lora", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
+METHOD_LR: dict[Method, float] = {"prompt": 0.03, "prefix": 0.01, "p_tuning": 0.003, "lora": 0.002, "full": 0.0003}
+"""Peak learning rates where none is given: sound starts for AdamW and a few hundred steps."""
+Optimizer = Literal["adamw", "adafactor"]
 Schedule = Literal["linear", "cosine", "constant"]
 Dtype = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -25,7 +31,7 @@ DEFAULT_TEMPLATE = "Text: {text}\nLabel:"
 
 PASS_SETTINGS = (
     "model", "device", "dtype", "data", "text_column", "label_column", "template", "max_tokens",
-    "split_seed", "virtual_tokens", "method",
+    "split_seed", "virtual_tokens", "method", "peft_positions", "gradient_checkpointing",
 )
 """Settings that runs must have in common to train in one model pass."""
 
@@ -59,13 +65,20 @@ class TrainConfig(BaseModel):
         title="template",
         description="{text} is the text column; any column may be named. The label follows it.",
     )
-    method: Literal["prompt"] = Field("prompt", title="method", description="How the model is adapted.")
+    method: Method = Field(
+        "prompt",
+        title="method",
+        description="How the model is adapted: a soft prompt, or to compare with: prefix, p_tuning, lora, full.",
+    )
     init: Init = Field("text", title="initialisation", description="Where the virtual tokens start.")
     init_text: str | None = Field(
         None,
         max_length=4_000,
         title="initial text",
         description="Words to start from (init text), and the hand-written prompt to compare with.",
+    )
+    init_run: str | None = Field(
+        None, max_length=100, title="initial run", description="The run whose prompt init from_run starts at."
     )
     init_range: float = Field(
         0.5, gt=0, le=100, title="uniform range", description="random_uniform draws from ± this value."
@@ -75,7 +88,11 @@ class TrainConfig(BaseModel):
     )
     steps: int = Field(300, ge=1, le=1_000_000, title="steps", description="Optimiser steps.")
     batch_size: int = Field(8, ge=1, le=4_096, title="batch size", description="Rows a step.")
-    lr: float = Field(0.03, gt=0, le=100, title="learning rate", description="Peak learning rate of AdamW.")
+    accumulation: int = Field(
+        1, ge=1, le=1_024, title="accumulation", description="Batches that make one optimiser step together."
+    )
+    optimizer: Optimizer = Field("adamw", title="optimiser", description="adamw, or adafactor as Lester et al.")
+    lr: float = Field(0.03, gt=0, le=100, title="learning rate", description="Its peak, after the warm-up.")
     schedule: Schedule = Field("linear", title="schedule", description="Of the learning rate after warm-up.")
     warmup: float = Field(0.05, ge=0, le=1, title="warm-up", description="Share of the steps.")
     weight_decay: float = Field(
@@ -91,6 +108,26 @@ class TrainConfig(BaseModel):
     )
     eval_every: int | None = Field(
         None, ge=1, le=1_000_000, title="evaluate every", description="Steps; left out, ten times a run."
+    )
+    select_by: Literal["loss", "accuracy"] = Field(
+        "loss", title="select by", description="The validation figure that decides which prompt is kept."
+    )
+    patience: int | None = Field(
+        None, ge=1, le=10_000, title="patience",
+        description="Evaluations without a better one before the run ends early; left out, it never does.",
+    )
+    checkpoint_every: int | None = Field(
+        None, ge=1, le=1_000_000, title="checkpoint every", description="Steps; left out, at every evaluation."
+    )
+    shots: int = Field(
+        0, ge=0, le=64, title="few-shot examples", description="Of an untrained few-shot baseline; 0 leaves it out."
+    )
+    lora_rank: int = Field(8, ge=1, le=1_024, title="LoRA rank", description="Only for method lora.")
+    peft_positions: bool = Field(
+        False, title="PEFT positions", description="Pads on the left and counts positions as PEFT does, to match it."
+    )
+    gradient_checkpointing: bool = Field(
+        False, title="gradient checkpointing", description="Computes activations twice to keep fewer in memory."
     )
     device: str = Field("auto", title="device", description="auto, cpu, cuda, cuda:1 or mps.")
     dtype: Dtype = Field("auto", title="dtype", description="Of the frozen weights.")
@@ -113,6 +150,20 @@ class TrainConfig(BaseModel):
             raise ValueError("allowed are auto, cpu, cuda, cuda:N and mps")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_fits_method(cls, values: Any) -> Any:
+        method = values.get("method") if isinstance(values, dict) else None
+        if method in METHOD_LR and "lr" not in values:
+            return {**values, "lr": METHOD_LR[method]}
+        return values
+
+    @model_validator(mode="after")
+    def _start_is_named(self) -> Self:
+        if (self.init == "from_run") != (self.init_run is not None):
+            raise ValueError("initial run: init from_run needs the id of a run, and no other init takes one")
+        return self
+
     @model_validator(mode="after")
     def _initial_text_has_words(self) -> Self:
         if self.init_text is not None and not self.init_text.strip() and self.init == "text":
@@ -124,6 +175,11 @@ class TrainConfig(BaseModel):
         """Steps between two looks at the validation split."""
         return self.eval_every or max(1, math.ceil(self.steps / 10))
 
+    @property
+    def checkpoint_interval(self) -> int:
+        """Steps between two checkpoints."""
+        return self.checkpoint_every or self.evaluation_interval
+
     def pass_settings(self) -> tuple[Any, ...]:
         """What runs must have in common to go through the model together."""
         return tuple(getattr(self, name) for name in PASS_SETTINGS)
@@ -134,13 +190,17 @@ class TrainConfig(BaseModel):
 
 
 class CompareConfig(BaseModel):
-    """A comparison: every initialisation with every seed, otherwise the same settings."""
+    """A comparison: every initialisation, or every method, with every seed; otherwise the same settings.
+
+    Other methods than prompt tuning know no initialisations: each is one arm.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: TrainConfig = TrainConfig()
     inits: tuple[Init, ...] = Field(("random", "text", "sampled_vocab"), title="initialisations")
-    seeds: int = Field(1, ge=1, le=50, title="seeds", description="Runs of each initialisation.")
+    methods: tuple[Method, ...] = Field(("prompt",), title="methods")
+    seeds: int = Field(1, ge=1, le=50, title="seeds", description="Runs of each arm.")
 
     @field_validator("inits")
     @classmethod
@@ -149,14 +209,31 @@ class CompareConfig(BaseModel):
             raise ValueError(f"name one or more of {', '.join(INITS)}, each once")
         return value
 
+    @field_validator("methods")
+    @classmethod
+    def _methods_differ(cls, value: tuple[Method, ...]) -> tuple[Method, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError(f"name one or more of {', '.join(METHODS)}, each once")
+        return value
+
     def arms(self) -> list[TrainConfig]:
-        """One settings object a run, ordered by initialisation, then seed."""
+        """One settings object a run, ordered by method, then initialisation, then seed."""
         first = self.base.seed
         return [
-            self.base.with_changes(init=init, seed=seed, name=None)
-            for init in self.inits
+            self.base.with_changes(**changes, seed=seed, name=None)
+            for method in self.methods
+            for changes in self._changes(method)
             for seed in range(first, first + self.seeds)
         ]
+
+    def _changes(self, method: Method) -> list[dict[str, Any]]:
+        changes: dict[str, Any] = {"method": method}
+        if method != self.base.method:
+            changes["lr"] = METHOD_LR[method]
+        if method != "prompt":
+            return [changes]
+        run = self.base.init_run
+        return [{**changes, "init": init, "init_run": run if init == "from_run" else None} for init in self.inits]
 
 
 def parse_config(values: dict[str, Any]) -> TrainConfig:
@@ -170,10 +247,12 @@ def parse_config(values: dict[str, Any]) -> TrainConfig:
         raise UserError(_sentences(error, TrainConfig)) from None
 
 
-def parse_compare(base: TrainConfig, *, inits: list[str], seeds: int) -> CompareConfig:
+def parse_compare(
+    base: TrainConfig, *, inits: Sequence[str], seeds: int, methods: Sequence[str] = ("prompt",)
+) -> CompareConfig:
     """A checked comparison. Raises UserError naming every mistake at once."""
     try:
-        return CompareConfig(base=base, inits=tuple(inits), seeds=seeds)
+        return CompareConfig(base=base, inits=tuple(inits), seeds=seeds, methods=tuple(methods))
     except ValidationError as error:
         raise UserError(_sentences(error, CompareConfig)) from None
 

@@ -17,8 +17,9 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from softprompt_core.layouts import LayoutName, Row, continuation_scores, plan
+from softprompt_core.layouts import Prefix, continuation_scores, prompt_length
 from softprompt_core.models import BaseModel
+from softprompt_core.plans import LayoutName, Row, plan
 from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids
 
 PASS_TOKENS = 2_048
@@ -51,28 +52,29 @@ def perplexity(loss: float) -> float | None:
 
 def label_scores(
     base: BaseModel,
-    prompt: torch.Tensor,
+    prompt: torch.Tensor | Prefix,
     contexts: Sequence[Sequence[int]],
     label_ids: Sequence[Sequence[int]],
     *,
     layout: LayoutName,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
-    """Log p of every label after every text, [rows, labels] float64; prompt: [P, H], P may be 0."""
+    """Log p of every label after every text, [rows, labels] float64; prompt: [P, H], P may be 0, or one prefix."""
     scores = np.zeros((len(contexts), len(label_ids)))
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
-    lead = prompt.to(base.device, torch.float32)[None]
+    lead = prompt if isinstance(prompt, Prefix) else prompt.to(base.device, torch.float32)[None]
+    length = prompt_length(lead)
     lengths = [len(ids) for ids in label_ids]
     if layout == "packed":
         costs = [len(context) + sum(lengths) for context in contexts]
     else:       # a line a label, each with the prompt and the text
-        costs = [len(lengths) * (len(prompt) + len(context) + max(lengths)) for context in contexts]
+        costs = [len(lengths) * (length + len(context) + max(lengths)) for context in contexts]
     for chunk in _chunks(order, costs):
         if should_stop():
             raise Cancelled
         rows = [Row(contexts[i], label_ids) for i in chunk]
         with torch.inference_mode():
-            found = continuation_scores(base, lead, plan([rows], prompt_length=len(prompt), layout=layout))
+            found = continuation_scores(base, lead, plan([rows], prompt_length=length, layout=layout))
         scores[chunk] = found.view(len(chunk), len(label_ids)).cpu().double().numpy()
     return scores
 
@@ -93,14 +95,14 @@ def _chunks(order: list[int], costs: Sequence[int]) -> Iterator[list[int]]:
 
 def evaluate(
     base: BaseModel,
-    prompt: torch.Tensor,
+    prompt: torch.Tensor | Prefix,
     examples: Sequence[Example],
     label_ids: Sequence[Sequence[int]],
     *,
     layout: LayoutName,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """The figures of a prompt [P, H] on labelled rows; raises Cancelled when `should_stop` says so."""
+    """The figures of a prompt [P, H] or one prefix on labelled rows; raises Cancelled when `should_stop` says so."""
     scores = label_scores(
         base, prompt, [e.context for e in examples], label_ids, layout=layout, should_stop=should_stop
     )

@@ -1,139 +1,55 @@
-"""How a batch is laid out for one forward pass of the frozen model.
+"""The frozen model's answer to a planned batch, and which layout it is to be planned in.
 
-A pass holds K prompts. Every prompt has its own rows; a row is a text and one or more continuations
-(a label in training, every label when scoring). A plan lays them out in lines that go through the model together:
-
-- concatenated: one line a continuation, `[prompt | text | continuation]`, plain causal attention;
-- packed: many texts a line, `[prompt | text 1 | its continuations | text 2 | …]` with a mask by which each
-  token sees the prompt, its own text and its own continuation. In a causal model the prompt's states do
-  not depend on the text, so both give the same numbers, and the prompt is computed once a line.
-
-Positions are contiguous in both. The last token of a continuation is never fed, and logits are computed
-only where a token is predicted. Nothing is padded on the left.
+The four layouts are told in `plans`. Whichever is taken, a row's loss is that of plain concatenation: a self-check
+on the first batch decides which fast layout a model bears, and whatever it cannot bear is said, never trained with.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
+from softprompt_core.errors import UserError
 from softprompt_core.models import BaseModel
+from softprompt_core.plans import LayoutName, Plan, Row, plan
 
-LayoutName = Literal["packed", "concatenated"]
-LINE_TOKENS = 512
-"""Longest packed line: beyond it, attention over texts that cannot see each other costs more than it saves."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One text, and what may follow it; plain token ids."""
-
-    context: Sequence[int]
-    continuations: Sequence[Sequence[int]]
+TIMED_STEPS = 3
+"""Steps that each layout runs on a GPU before the faster is taken."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Lines ready for the model: R lines of at most L tokens, N predicted tokens, C continuations.
+class Prefix:
+    """K prefixes, which stand before the text in every layer as keys and values instead of as embeddings.
 
-    prompt_of: [R] which of the K prompts leads the line; ids, positions: [R, L] without the prompt's part
-    filled; text, branch: [R, L] which text and continuation a token belongs to (−1 prompt or shared);
-    keep: [R, L] where logits are needed; source: [N] row of the kept logits; target: [N] token id;
-    owner: [N] continuation, numbered by prompt, then row, then order.
+    keys_values: [K, L, 2, heads, P, D] float32, differentiable; accepted wherever `prompts` are, and always run in
+    the layout cached. Prefix tuning (Li & Liang 2021) trains them; PEFT's encoder gives them as [K, P, 2 L heads D].
     """
 
-    prompt_of: np.ndarray
-    ids: np.ndarray
-    positions: np.ndarray
-    text: np.ndarray
-    branch: np.ndarray
-    keep: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    owner: np.ndarray
-    continuations: int
-    tokens: int
-    is_masked: bool
+    keys_values: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.keys_values.shape[4]
 
 
-def plan(batches: Sequence[Sequence[Row]], *, prompt_length: int, layout: LayoutName) -> Plan:
-    """The lines of one pass; batches[k] are the rows of prompt k."""
-    lines: list[_Line] = []
-    owner = 0
-    for k, rows in enumerate(batches):
-        line: _Line | None = None
-        for row in rows:
-            branches = range(owner, owner + len(row.continuations))
-            owner += len(row.continuations)
-            if layout == "concatenated":
-                for number, continuation in zip(branches, row.continuations, strict=True):
-                    lines.append(line := _Line(k, prompt_length))
-                    line.add(row.context, [(number, continuation)])
-                continue
-            size = len(row.context) + sum(len(c) - 1 for c in row.continuations)
-            if line is None or len(line.ids) + size > LINE_TOKENS:
-                lines.append(line := _Line(k, prompt_length))
-            line.add(row.context, list(zip(branches, row.continuations, strict=True)))
-    return _freeze(lines, owner, is_masked=layout == "packed")
+Prompts = torch.Tensor | Prefix
+"""What is put before the texts: prompts [K, P, H] float32, or prefixes."""
+_Past = list[tuple[torch.Tensor | None, torch.Tensor | None]]
+"""Keys and values a layer, each [K, heads, P, D]; None where a layer borrows those of another."""
 
 
-class _Line:
-    """One line while it is being laid out; lists are parallel, one entry a token."""
-
-    def __init__(self, k: int, prompt_length: int) -> None:
-        self.k, self.prompt_length, self.texts = k, prompt_length, 0
-        self.ids = [0] * prompt_length
-        self.positions = list(range(prompt_length))
-        self.text = [-1] * prompt_length
-        self.branch = [-1] * prompt_length
-        self.predictions: list[tuple[int, int, int]] = []
-
-    def add(self, context: Sequence[int], branches: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """Appends a text and its numbered continuations."""
-        self._extend(context, self.prompt_length, -1)
-        last, after = len(self.ids) - 1, self.prompt_length + len(context)
-        for order, (number, continuation) in enumerate(branches):
-            at = len(self.ids)
-            self._extend(continuation[:-1], after, order)
-            where = [last, *range(at, at + len(continuation) - 1)]
-            self.predictions += [(w, t, number) for w, t in zip(where, continuation, strict=True)]
-        self.texts += 1
-
-    def _extend(self, ids: Sequence[int], start: int, branch: int) -> None:
-        self.ids += ids
-        self.positions += range(start, start + len(ids))
-        self.text += [self.texts] * len(ids)
-        self.branch += [branch] * len(ids)
+def prompt_length(prompts: Prompts) -> int:
+    """P, the places that each prompt or prefix takes."""
+    return prompts.length if isinstance(prompts, Prefix) else prompts.shape[1]
 
 
-def _freeze(lines: list[_Line], continuations: int, *, is_masked: bool) -> Plan:
-    longest = max(len(line.ids) for line in lines)
-    shape = (len(lines), longest)
-    ids, positions = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    text, branch = np.full(shape, -2, np.int64), np.full(shape, -1, np.int64)
-    keep = np.zeros(shape, bool)
-    for r, line in enumerate(lines):
-        n = len(line.ids)
-        ids[r, :n], positions[r, :n] = line.ids, line.positions
-        positions[r, n:] = line.positions[-1]
-        text[r, :n], branch[r, :n] = line.text, line.branch
-        keep[r, [at for at, _, _ in line.predictions]] = True
-    order = np.cumsum(keep.reshape(-1)).reshape(shape) - 1
-    found = [(order[r, at], token, number) for r, line in enumerate(lines) for at, token, number in line.predictions]
-    source, target, owner = (np.array(column, np.int64) for column in zip(*found, strict=True))
-    return Plan(
-        prompt_of=np.array([line.k for line in lines]), ids=ids, positions=positions, text=text, branch=branch,
-        keep=keep, source=source, target=target, owner=owner, continuations=continuations,
-        tokens=sum(len(line.ids) for line in lines), is_masked=is_masked,
-    )
-
-
-def continuation_scores(base: BaseModel, prompts: torch.Tensor, lines: Plan) -> torch.Tensor:
-    """Sum of log p over each continuation's tokens, [C] float32; prompts: [K, P, H] float32, differentiable."""
+def continuation_scores(base: BaseModel, prompts: Prompts, lines: Plan) -> torch.Tensor:
+    """Sum of log p over each continuation's tokens, [C] float32; differentiable in the prompts [K, P, H] float32."""
     logits = _logits(base, prompts, lines)
     source, target, owner = (
         torch.from_numpy(a).to(logits.device) for a in (lines.source, lines.target, lines.owner)
@@ -143,10 +59,14 @@ def continuation_scores(base: BaseModel, prompts: torch.Tensor, lines: Plan) -> 
 
 
 def batch_losses(
-    base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]], *, layout: LayoutName
+    base: BaseModel, prompts: Prompts, batches: Sequence[Sequence[Row]], *, layout: LayoutName,
+    padded_to: int | None = None,
 ) -> tuple[torch.Tensor, Plan]:
-    """(losses [K], the plan): per prompt −log p summed over its label tokens, divided by their number."""
-    lines = plan(batches, prompt_length=prompts.shape[1], layout=layout)
+    """(losses [K], the plan): per prompt −log p summed over its label tokens, divided by their number.
+
+    padded_to: only for the layout peft, see `plan`.
+    """
+    lines = plan(batches, prompt_length=prompt_length(prompts), layout=layout, padded_to=padded_to)
     scores = continuation_scores(base, prompts, lines)
     group = torch.tensor([k for k, rows in enumerate(batches) for row in rows for _ in row.continuations])
     counts = torch.tensor(
@@ -156,12 +76,15 @@ def batch_losses(
     return -total / counts, lines
 
 
-def _logits(base: BaseModel, prompts: torch.Tensor, lines: Plan) -> torch.Tensor:
+def _logits(base: BaseModel, prompts: Prompts, lines: Plan) -> torch.Tensor:
     """Logits where a token is predicted, [N, V]."""
+    length = prompt_length(prompts)
+    if length and lines.layout == "cached":
+        return _cached_logits(base, prompts, lines)
+    assert not isinstance(prompts, Prefix), "prefixes are always planned in the layout cached"
     device = base.device
     embed = base.module.get_input_embeddings()
     words = embed(torch.from_numpy(lines.ids).to(device))
-    length = prompts.shape[1]
     lead = prompts[torch.from_numpy(lines.prompt_of).to(device)].to(words.dtype)
     arguments: dict[str, Any] = {"inputs_embeds": torch.cat([lead, words[:, length:]], dim=1)}
     if "use_cache" in base.forward_arguments:
@@ -170,18 +93,59 @@ def _logits(base: BaseModel, prompts: torch.Tensor, lines: Plan) -> torch.Tensor
         arguments["attention_mask"] = _mask(lines, device, words.dtype)
         if "position_ids" in base.forward_arguments:
             arguments["position_ids"] = torch.from_numpy(lines.positions).to(device)
-    keep = torch.from_numpy(lines.keep).to(device)
+    if lines.layout == "peft":      # which leaves the positions to the model
+        arguments["attention_mask"] = torch.from_numpy((lines.text != -2).astype("int64")).to(device)
+    return _predicted(base, arguments, torch.from_numpy(lines.keep).to(device))
+
+
+def _predicted(base: BaseModel, arguments: dict[str, Any], keep: torch.Tensor) -> torch.Tensor:
+    """The model's logits at the places to keep [R, T], as [N, V]."""
+    if "logits_to_keep" not in base.forward_arguments:
+        return base.module(**arguments).logits[keep]
+    logits = base.module(**arguments, logits_to_keep=keep).logits
+    return logits if logits.ndim == 2 else logits[keep]
+
+
+def _cached_logits(base: BaseModel, prompts: Prompts, lines: Plan) -> torch.Tensor:
+    """Logits where a token is predicted, [N, V], of texts run after the keys and values of their prompts."""
+    from transformers import DynamicCache
+
+    length, device = prompt_length(prompts), base.device
+    prompt_of = torch.from_numpy(lines.prompt_of).to(device)
+    past = [
+        tuple(None if states is None else states[prompt_of] for states in layer)
+        for layer in (_given(base, prompts) if isinstance(prompts, Prefix) else _computed(base, prompts))
+    ]
+    ids = torch.from_numpy(lines.ids[:, length:]).to(device)
+    arguments: dict[str, Any] = {
+        "inputs_embeds": base.module.get_input_embeddings()(ids), "past_key_values": DynamicCache(past),
+        "use_cache": True,
+    }
+    if "position_ids" in base.forward_arguments:
+        arguments["position_ids"] = torch.from_numpy(lines.positions[:, length:]).to(device)
+    return _predicted(base, arguments, torch.from_numpy(lines.keep[:, length:]).to(device))
+
+
+def _given(base: BaseModel, prefix: Prefix) -> _Past:
+    """The keys and values of the prefixes, layer by layer."""
+    layers = prefix.keys_values.to(base.device, base.dtype).unbind(1)
+    return [(layer[:, 0], layer[:, 1]) for layer in layers]
+
+
+def _computed(base: BaseModel, prompts: torch.Tensor) -> _Past:
+    """What the prompts [K, P, H] leave behind in every layer for the texts to see."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()      # without the model's settings: a sliding window must not drop what a mask will hide
+    arguments: dict[str, Any] = {"inputs_embeds": prompts.to(base.dtype), "past_key_values": cache, "use_cache": True}
     if "logits_to_keep" in base.forward_arguments:
-        logits = base.module(**arguments, logits_to_keep=keep).logits
-        if logits.ndim == 2:
-            return logits
-    else:
-        logits = base.module(**arguments).logits
-    return logits[keep]
+        arguments["logits_to_keep"] = 1
+    base.module(**arguments)
+    return [(keys, values) for keys, values, *_ in cache]
 
 
 def _mask(lines: Plan, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask, [R, 1, L, L]: a token sees the prompt, its own text and its own continuation."""
+    """Additive mask, [R, 1, T, T]: a token sees the prompt, its own text and its own continuation."""
     text, branch = torch.from_numpy(lines.text).to(device), torch.from_numpy(lines.branch).to(device)
     ours, theirs = text[:, :, None], text[:, None, :]
     shares_branch = (branch[:, None, :] == -1) | (branch[:, :, None] == branch[:, None, :])
@@ -193,7 +157,7 @@ def _mask(lines: Plan, device: torch.device, dtype: torch.dtype) -> torch.Tensor
 
 @dataclass(frozen=True)
 class Choice:
-    """The layout for a model, and why; `warning` is set when the fast one could not be used."""
+    """The layout for a model, and why; `is_fallback` where a faster one had to be given up."""
 
     name: LayoutName
     reason: str
@@ -201,42 +165,129 @@ class Choice:
 
 
 def choose_layout(
-    base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]], *, longest_tokens: int
+    base: BaseModel, prompts: Prompts, batches: Sequence[Sequence[Row]], *, longest_tokens: int
 ) -> Choice:
     """The fastest layout whose loss and prompt gradient equal plain concatenation's on this batch.
 
-    `longest_tokens` is the longest line that can occur, prompt included: where it passes a sliding window
-    the packed mask would lift the window, so concatenation is taken.
+    Packed comes first, then cached; on a GPU, where padding costs little, the faster of those that are equal is
+    taken. `longest_tokens` is the longest line that can occur, prompt included: where it passes a sliding window
+    the packed mask would lift the window. A prefix has one layout only, checked against its rows one at a time.
     """
-    if base.window is not None and longest_tokens > base.window:
-        reason = f"rows of up to {longest_tokens} tokens pass the model's attention window of {base.window}"
-        return Choice("concatenated", reason, True)
-    if base.is_local_by_place:
-        return Choice("concatenated", "some layers see only the last places of a line, which packing would fill", True)
-    tolerance = 1e-5 if base.dtype == torch.float32 else 1e-2
+    if isinstance(prompts, Prefix):
+        return _choice_for_prefix(base, prompts, batches)
     expected = _loss_and_gradient(base, prompts, batches, "concatenated")
+    refused: list[str] = []
+    equal: list[tuple[LayoutName, float]] = []
+    names: tuple[LayoutName, ...] = ("packed", "cached")
+    for name in names:
+        reason, difference = _unfit(base, name, longest_tokens), 0.0
+        if reason is None:
+            reason, difference = _checked(base, prompts, batches, name, expected)
+        if reason is not None:
+            refused.append(reason)
+            continue
+        equal.append((name, difference))
+        if base.device.type != "cuda":
+            break
+    because = "; ".join(refused)
+    if not equal:
+        return Choice("concatenated", because, True)
+    fastest, difference = equal[0]
+    if len(equal) > 1:
+        seconds = {name: _seconds(base, prompts, batches, name) for name, _ in equal}
+        fastest, difference = min(equal, key=lambda found: seconds[found[0]])
+        because = ", ".join(f"{name} {1000 * taken:.0f} ms a step" for name, taken in seconds.items())
+    reason = f"equal to plain concatenation within {difference:.1e} on the first batch"
+    return Choice(fastest, f"{reason}; {because}" if because else reason, bool(refused))
+
+
+def _unfit(base: BaseModel, layout: LayoutName, longest_tokens: int) -> str | None:
+    """Why the layout cannot be right for rows that the first batch need not hold, None where it can."""
+    if layout == "packed" and base.window is not None and longest_tokens > base.window:
+        return f"rows of up to {longest_tokens} tokens pass the model's attention window of {base.window}"
+    if layout == "packed" and base.is_local_by_place:
+        return "some layers see only the last places of a line, which packing would fill"
+    if layout == "cached" and "past_key_values" not in base.forward_arguments:
+        return "this architecture keeps no keys and values that a text could be run after"
+    return None
+
+
+def _checked(
+    base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]], layout: LayoutName,
+    expected: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[str | None, float]:
+    """(why the layout is refused or None, how far its loss or prompt gradient is from the expected)."""
+    tolerance = 1e-5 if base.dtype == torch.float32 else 1e-2
     try:
-        found = _loss_and_gradient(base, prompts, batches, "packed")
+        found = _loss_and_gradient(base, prompts, batches, layout)
     except torch.OutOfMemoryError:
-        return Choice("concatenated", "the packed form does not fit in memory", True)
+        return f"the {layout} form does not fit in memory", 0.0
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:120]
-        return Choice("concatenated", f"this architecture refuses the packed mask ({said})", True)
+        return f"this architecture refuses the {layout} form ({' '.join(str(error).split())[:120]})", 0.0
     difference = max(_relative(a, b) for a, b in zip(found, expected, strict=True))
-    if not difference <= tolerance:
-        return Choice(
-            "concatenated",
-            f"packed rows differ from plain concatenation by {difference:.1e}, more than {tolerance:.0e}",
-            True,
-        )
-    return Choice("packed", f"equal to plain concatenation within {difference:.1e} on the first batch", False)
+    if difference <= tolerance:
+        return None, difference
+    return f"{layout} rows differ from plain concatenation by {difference:.1e}, more than {tolerance:.0e}", difference
+
+
+def _seconds(base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]], layout: LayoutName) -> float:
+    """The quickest of a few steps, forwards and backwards."""
+    taken = []
+    for _ in range(TIMED_STEPS):
+        torch.cuda.synchronize(base.device)
+        began = time.perf_counter()
+        _loss_and_gradient(base, prompts, batches, layout)
+        torch.cuda.synchronize(base.device)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def _choice_for_prefix(base: BaseModel, prefix: Prefix, batches: Sequence[Sequence[Row]]) -> Choice:
+    """The layout cached, once rows together have given what each gives alone, unpadded.
+
+    Raises UserError where the model cannot be run after a prefix.
+    """
+    reason = _unfit(base, "cached", 0)
+    if reason is None:
+        try:
+            found, alone = _loss_and_gradient(base, prefix, batches, "cached"), _one_at_a_time(base, prefix, batches)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:120]
+        else:
+            difference = max(_relative(a, b) for a, b in zip(found, alone, strict=True))
+            is_seen = bool(found[1].abs().sum() > 0)
+            if is_seen and difference <= (1e-5 if base.dtype == torch.float32 else 1e-2):
+                said = f"a prefix has no other; rows together equal rows alone within {difference:.1e}"
+                return Choice("cached", said, False)
+            reason = f"rows together differ from rows alone by {difference:.1e}" if is_seen else "it goes unseen"
+    raise UserError(
+        f"Model {base.name!r} cannot be run after a prefix ({reason}). Choose the method prompt, or another model."
+    )
+
+
+def _one_at_a_time(
+    base: BaseModel, prefix: Prefix, batches: Sequence[Sequence[Row]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(losses [K], gradient) as `_loss_and_gradient` gives them, of passes that hold one row each."""
+    losses = torch.zeros(len(batches), device=base.device)
+    gradient = torch.zeros_like(prefix.keys_values)
+    for k, rows in enumerate(batches):
+        alone = [(Row(row.context, (c,)), len(c)) for row in rows for c in row.continuations]
+        tokens = sum(count for _, count in alone)
+        own = Prefix(prefix.keys_values[k:k + 1])
+        for row, count in alone:
+            loss, part = _loss_and_gradient(base, own, [[row]], "cached")
+            losses[k] += loss[0] * count / tokens
+            gradient[k] += part[0] * count / tokens
+    return losses, gradient
 
 
 def _loss_and_gradient(
-    base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]], layout: LayoutName
+    base: BaseModel, prompts: Prompts, batches: Sequence[Sequence[Row]], layout: LayoutName
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    leaf = prompts.detach().clone().requires_grad_(True)
-    losses, _ = batch_losses(base, leaf, batches, layout=layout)
+    given = prompts.keys_values if isinstance(prompts, Prefix) else prompts
+    leaf = given.detach().clone().requires_grad_(True)
+    losses, _ = batch_losses(base, Prefix(leaf) if isinstance(prompts, Prefix) else leaf, batches, layout=layout)
     (gradient,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), gradient
 

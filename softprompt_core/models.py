@@ -32,7 +32,11 @@ KEPT_MODELS = 2
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A frozen causal language model with its tokenizer; compared by identity, shared between threads."""
+    """A frozen language model, causal or encoder–decoder, with its tokenizer.
+
+    Compared by identity, shared between threads. context: the most tokens it reads, prompt included (an
+    encoder–decoder's encoder), None where there is no limit.
+    """
 
     name: str
     module: Any
@@ -70,20 +74,54 @@ class BaseModel:
         return "local" in getattr(self.module.config, "attention_layers", ())
 
     @cached_property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a text is read by an encoder and its label written by a decoder."""
+        return bool(getattr(self.module.config, "is_encoder_decoder", False))
+
+    @cached_property
+    def input_scale(self) -> float:
+        """What the model multiplies the vectors of ids with, and vectors given as `inputs_embeds` not.
+
+        BART and Gemma scale in the embedding module, so it is 1; Pegasus, Marian and MVP scale in the encoder, and
+        for ids alone. (PEFT overlooks this: their text stands unscaled behind a prompt there.)
+        """
+        encoder = self.module.get_encoder() if self.is_encoder_decoder else None
+        scale = float(getattr(encoder, "embed_scale", None) or 1.0)
+        return scale if encoder is not None and scale != 1.0 and _scales_only_ids(encoder, scale) else 1.0
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """The vectors of token ids, [..., H] for ids [...], as the model takes them for `inputs_embeds`."""
+        words = self.module.get_input_embeddings()(ids)
+        return words if self.input_scale == 1.0 else words * self.input_scale
+
+    @cached_property
     def table(self) -> torch.Tensor:
-        """What the embedding module gives for every id: [V, H] float32 on the CPU."""
+        """What `embed` gives for every id: [V, H] float32 on the CPU."""
         import torch
 
-        module = self.module.get_input_embeddings()
         parts = []
         with torch.no_grad():
             for ids in torch.arange(self.vocab_size, device=self.device).split(16_384):
-                parts.append(module(ids[None])[0].float().cpu())
+                parts.append(self.embed(ids[None])[0].float().cpu())
         return torch.cat(parts)
 
 
+def _scales_only_ids(encoder: Any, scale: float) -> bool:
+    """Whether ids and their scaled vectors give the same; where vectors are scaled too (FSMT), they do not."""
+    import torch
+
+    embeddings = encoder.get_input_embeddings()
+    ids = torch.arange(2, 5, device=embeddings.weight.device)[None]
+    with torch.no_grad():
+        expected = encoder(input_ids=ids).last_hidden_state
+        scaled, plain = (
+            encoder(inputs_embeds=embeddings(ids) * factor).last_hidden_state for factor in (scale, 1.0)
+        )
+    return bool((scaled - expected).norm() < (plain - expected).norm())
+
+
 def embedding_table(base: BaseModel) -> torch.Tensor:
-    """The embedding module's output for every id, [V, H] float32 on the CPU; computed once a model."""
+    """What stands for every id before the first layer, [V, H] float32 on the CPU; computed once a model."""
     with _LOCK:
         return base.table
 
@@ -135,7 +173,8 @@ def load_tokenizer(name: str) -> Any:
 def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseModel:
     """The named model, frozen and in evaluation mode; loaded once and shared.
 
-    Raises UserError when it cannot be found, is no causal language model, or has no word embeddings.
+    Raises UserError when it cannot be found, is neither a causal language model nor an encoder–decoder of text,
+    or has no word embeddings.
     """
     chosen = choose_device(device)
     precision = choose_dtype(dtype, chosen)
@@ -186,7 +225,7 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     place = locate(name)
     tokenizer = load_tokenizer(name)
@@ -194,15 +233,12 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
         config = AutoConfig.from_pretrained(place)
     except Exception as error:
         raise UserError(_not_loadable(name, "configuration", error)) from None
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(
-            f"Model {name!r} is an encoder–decoder; only causal language models can be tuned here. "
-            "Choose one such as 'bigscience/bloomz-560m'."
-        )
+    kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
     try:
-        module = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+        module, found = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except Exception as error:
         raise UserError(_not_loadable(name, "model", error)) from None
+    _check_complete(module, set(found["missing_keys"]), name)
     embeddings = input_embeddings(module, name)
     module.eval().requires_grad_(False).to(device)
     return BaseModel(
@@ -218,6 +254,16 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
     )
 
 
+def _check_complete(module: Any, missing: set[str], name: str) -> None:
+    """Nothing, when the weights fill the model; transformers only warns, and draws what is missing at random."""
+    empty = sorted(key for key, _ in module.named_parameters() if key in missing)
+    if empty:
+        raise UserError(
+            f"The weights of {name!r} do not fill the {type(module).__name__} that its config.json describes: "
+            f"{len(empty)} parts such as {empty[0]} are missing. Save the whole model again, or give another one."
+        )
+
+
 def input_embeddings(module: Any, name: str) -> Any:
     """The module that turns token ids into vectors. Raises UserError when the model has none."""
     try:
@@ -228,35 +274,50 @@ def input_embeddings(module: Any, name: str) -> Any:
     if weight is None or weight.ndim != 2:
         raise UserError(
             f"Model {name!r} has no table of word embeddings, so no soft prompt can be placed before its "
-            "text. Choose a causal language model that reads tokens."
+            "text. Choose a causal language model or an encoder–decoder that reads tokens."
         )
     return embeddings
 
 
 def read_context(name: str) -> int | None:
     """Tokens that a model reads at most, from its settings file alone; None where that is not on this machine."""
+    return _context(_read_config(name))
+
+
+def read_is_encoder_decoder(name: str) -> bool:
+    """Whether a model is an encoder–decoder, by its settings file alone; False where that is not on this machine."""
+    return bool(_read_config(name).get("is_encoder_decoder"))
+
+
+def _read_config(name: str) -> dict[str, Any]:
     path = Path(locate(name)) / "config.json"
-    if not path.is_file():
-        return None
     try:
-        return _context(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError):
-        raise UserError(f"config.json of model {name!r} is no readable JSON object. Save the model again.") from None
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"config.json of model {name!r} is no readable JSON object. Save the model again.")
+    return config
 
 
 def _context(config: dict[str, Any]) -> int | None:
-    config = config.get("text_config") or config        # of a model that also sees, the part that reads
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
+    if "relative_attention_num_buckets" in config:
+        return None     # T5 knows distances, not places; the n_positions of its files is only a training length
+    config = config.get("text_config") or config.get("encoder") or config      # the part that reads
+    limit = (
+        config.get("max_position_embeddings") or config.get("max_encoder_position_embeddings")
+        or config.get("n_positions")
+    )
     return int(limit) if limit else None
 
 
 def _not_loadable(name: str, what: str, error: Exception) -> str:
     reason = " ".join(str(error).split()).split(". ")[0][:200]
     if "Unrecognized configuration class" in str(error):
-        reason = "its architecture is no causal language model that reads tokens"
+        reason = "its architecture is no causal language model that reads tokens, and no encoder–decoder of text"
     return (
         f"The {what} of {name!r} could not be loaded ({reason.rstrip('.')}). Give '{BUNDLED_MODEL}', a folder "
-        "with config.json, tokenizer and safetensors weights, or the hub id of a causal language model."
+        "with config.json, tokenizer and safetensors weights, or the hub id of a causal or encoder–decoder model."
     )
 
 

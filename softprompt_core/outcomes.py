@@ -26,18 +26,23 @@ class Outcomes:
         self._base, self._tokens, self._layout = base, tokens, layout
         self._hard: dict[str, Evaluation] = {}
 
-    def test(self, prompt: torch.Tensor, *, should_stop: Callable[[], bool]) -> Evaluation:
-        """The test figures of a prompt [P, H]. Raises evaluation.Cancelled when `should_stop` says so."""
-        return self._evaluate(prompt, self._tokens.splits["test"], should_stop)
+    def test(self, base: BaseModel, prompt: torch.Tensor, *, should_stop: Callable[[], bool]) -> Evaluation:
+        """The test figures of a prompt [P, H] on the model of its method.
+
+        Raises evaluation.Cancelled when `should_stop` says so.
+        """
+        return self._evaluate(base, prompt, self._tokens.splits["test"], should_stop)
 
     def _evaluate(
-        self, prompt: torch.Tensor, examples: Sequence[Example], should_stop: Callable[[], bool]
+        self, base: BaseModel, prompt: torch.Tensor, examples: Sequence[Example], should_stop: Callable[[], bool]
     ) -> Evaluation:
         return evaluate(
-            self._base, prompt, examples, self._tokens.label_ids, layout=self._layout, should_stop=should_stop
+            base, prompt, examples, self._tokens.label_ids, layout=self._layout, should_stop=should_stop
         )
 
-    def baselines(self, written: str, *, should_stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+    def baselines(
+        self, written: str, *, shots: int = 0, should_stop: Callable[[], bool]
+    ) -> dict[str, dict[str, Any]]:
         """Figures without training: the majority class, the hand-written prompt, and no prompt at all."""
         return {
             "majority": majority(self._tokens),
@@ -54,7 +59,7 @@ class Outcomes:
             if text and begin:      # a person would write the words after the model's start token, not before it
                 examples = [Example(e.context[1:], e.label) for e in examples]
             words = hard_prompt(self._base, text, longest=room, begin=begin)
-            self._hard[text] = self._evaluate(words, examples, should_stop)
+            self._hard[text] = self._evaluate(self._base, words, examples, should_stop)
         return self._hard[text]
 
     def _begin(self) -> tuple[int, ...]:

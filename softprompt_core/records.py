@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+Tensors = dict[str, NDArray[Any]]
 
 Status = Literal["queued", "running", "paused", "stopped", "interrupted", "failed", "done"]
 ENDED: tuple[Status, ...] = ("stopped", "interrupted", "failed", "done")
@@ -67,6 +68,25 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What a method other than a soft prompt has learned, at the step that validation selected."""
+
+    run_id: str
+    step: int
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything the next step of a run depends on; facts are plain JSON values."""
+
+    run_id: str
+    step: int
+    tensors: Tensors
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class LogRecord:
     run_id: str
     level: Literal["info", "warning", "error"]
@@ -83,7 +103,7 @@ class EndRecord:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-Record = StartRecord | StepRecord | EvalRecord | Snapshot | LogRecord | EndRecord
+Record = StartRecord | StepRecord | EvalRecord | Snapshot | Weights | Checkpoint | LogRecord | EndRecord
 
 
 @dataclass(frozen=True)

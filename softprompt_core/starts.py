@@ -10,7 +10,9 @@ import torch
 from softprompt_core import initialisers
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import default_prompt_text
+from softprompt_core.errors import UserError
 from softprompt_core.models import BaseModel
+from softprompt_core.records import FloatArray
 from softprompt_core.tokenising import TokenisedTask, text_token_ids
 from softprompt_core.visible import token_text
 
@@ -21,9 +23,14 @@ def written_prompt(config: TrainConfig, tokens: TokenisedTask) -> str:
 
 
 def starting_prompt(
-    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor
+    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor, *, start: FloatArray | None = None
 ) -> tuple[torch.Tensor, list[int] | None]:
-    """(prompt [P, H] before training, the token ids it was made of where it was made of tokens)."""
+    """(prompt [P, H] before training, the token ids it was made of where it was made of tokens).
+
+    start: [P, H], the trained prompt that init from_run begins at. Raises UserError when it does not fit.
+    """
+    if config.init == "from_run":
+        return _warm_start(config, base, start), None
     generator = torch.Generator().manual_seed(config.seed)
     length = config.virtual_tokens
     if config.init == "text":
@@ -47,6 +54,19 @@ def starting_prompt(
         ), None
     drawn = initialisers.draw_words(words, count=length, generator=generator)
     return table[drawn].clone(), drawn.tolist()
+
+
+def _warm_start(config: TrainConfig, base: BaseModel, start: FloatArray | None) -> torch.Tensor:
+    """A trained prompt as the start of another run (SPoT, Vu et al. 2022)."""
+    if start is None:
+        raise UserError(f"Run {config.init_run!r} has no prompt to start from. Choose a run that has trained one.")
+    if start.shape != (config.virtual_tokens, base.hidden_size):
+        raise UserError(
+            f"The prompt of run {config.init_run!r} is {start.shape[0]} × {start.shape[1]}; this run has "
+            f"{config.virtual_tokens} virtual tokens on a model of width {base.hidden_size}. "
+            f"Use {start.shape[0]} virtual tokens and the model it was trained on."
+        )
+    return torch.from_numpy(start.copy())
 
 
 def run_facts(

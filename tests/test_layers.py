@@ -16,11 +16,11 @@ LAYERS = (
     {"errors", "environment"},
     {"config", "records", "visible", "templates"},
     {"store", "sources"},
-    {"models", "data", "initialisers"},
+    {"models", "data", "initialisers", "plans"},
     {"layouts", "schedules", "tokenising"},
-    {"adapters", "soft_embedding", "methods", "starts"},
+    {"adapters", "soft_embedding", "methods", "optimisers", "starts"},
     {"evaluation"},
-    {"serving", "outcomes"},        # share evaluation's layer in the design, and read its scores
+    {"serving", "outcomes", "running"},     # share evaluation's layer in the design, and read its scores
     {"training"},
     {"inspection", "experiments"},
     {"jobs", "operations"},

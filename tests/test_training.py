@@ -18,7 +18,7 @@ from softprompt_core.layouts import choose_layout
 from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
 from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StepRecord
 from softprompt_core.tokenising import Example
-from softprompt_core.training import Control, batches_of, train
+from softprompt_core.training import Control, train
 
 QUICK = {"steps": 6, "batch_size": 4, "virtual_tokens": 5, "eval_every": 3}
 
@@ -214,13 +214,6 @@ def test_text_start_is_the_rows_of_the_text_and_repeats_are_logged(rows_file):
     expected = embedding_table(base)[[ids[i % len(ids)] for i in range(9)]]
     assert np.array_equal(start.prompt, expected.numpy())
     assert any("repeated to 9" in r.text for r in records if isinstance(r, LogRecord))
-
-
-def test_every_epoch_has_every_row_once_in_a_new_order():
-    order = batches_of(list(range(10)), batch_size=4, seed=0)
-    epochs = [[row for _ in range(3) for row in next(order)] for _ in range(2)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
-    assert epochs[0] != epochs[1]
 
 
 def test_baselines_stand_beside_the_result(rows_file):

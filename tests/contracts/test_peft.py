@@ -7,11 +7,19 @@ import copy
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel, PromptTuningConfig, PromptTuningInit, TaskType, get_peft_model
+from peft import (
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    TaskType,
+    get_peft_model,
+)
 
 from softprompt_core.adapters import export_peft, import_prompt
-from softprompt_core.layouts import Row, batch_losses
+from softprompt_core.layouts import Prefix, batch_losses, choose_layout
 from softprompt_core.models import BUNDLED_FOLDER, load_model
+from softprompt_core.plans import Row
 from tests.tiny import VOCABULARY, tiny_model
 
 P, T = 6, 9
@@ -66,6 +74,28 @@ def test_loss_and_prompt_gradient_equal_peft(family, layout):
     losses.sum().backward()
     assert losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
     assert (leaf.grad[0] - gradient).norm() <= 1e-5 * gradient.norm()
+
+
+@pytest.mark.parametrize(
+    ("family", "heads", "width"), [("llama", 2, 8), ("gpt2", 4, 8), ("bloom", 4, 8), ("opt", 4, 8)]
+)
+def test_prefixes_give_the_loss_and_gradient_of_pefts_prefix_tuning(family, heads, width):
+    base, rows = tiny_model(family), rows_of_one_length(5, seed=1)
+    config = PrefixTuningConfig(
+        task_type=TaskType.CAUSAL_LM, num_virtual_tokens=P, num_layers=2, num_attention_heads=heads,
+        token_dim=heads * width,
+    )
+    twin = get_peft_model(copy.deepcopy(base.module), config).eval()
+    weight = twin.prompt_encoder["default"].embedding.weight
+    expected = twin(**as_peft_batch(rows)).loss
+    expected.backward()
+    leaf = weight.detach().clone().requires_grad_(True)
+    prefix = Prefix(leaf.view(1, P, 2, 2, heads, width).permute(0, 2, 3, 4, 1, 5))
+    assert choose_layout(base, prefix, [rows], longest_tokens=P + T).name == "cached"
+    losses, _ = batch_losses(base, prefix, [rows], layout="cached")
+    losses.sum().backward()
+    assert losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (leaf.grad - weight.grad).norm() <= 1e-5 * weight.grad.norm()
 
 
 def test_eight_optimiser_steps_equal_peft():

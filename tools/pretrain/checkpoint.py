@@ -19,9 +19,7 @@ def save_checkpoint(
 ) -> None:
     """Write everything needed to resume to `folder`, aside and then renamed."""
     # the tied output head is the embedding table under a second name
-    tensors = {
-        f"model/{name}": weight.detach().cpu().contiguous() for name, weight in model.named_parameters()
-    }
+    tensors = {f"model/{name}": weight.detach().cpu().contiguous() for name, weight in model.named_parameters()}
     for kind, optimiser in optimisers.items():
         for name, parameter in parameters_by_name(optimiser).items():
             for key, value in optimiser.state.get(parameter, {}).items():
@@ -45,9 +43,7 @@ def load_checkpoint(
     for kind, optimiser in optimisers.items():
         for name, parameter in parameters_by_name(optimiser).items():
             prefix = f"{kind}/{name}/"
-            state = {
-                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-            }
+            state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if state:
                 # Adam counts steps in a tensor that stays on the CPU unless fused
                 optimiser.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from task import Row, Task, namings, own_names, relabel
 
 POSITIVE = "admiration amusement approval caring excitement gratitude joy love optimism pride relief"
-NEGATIVE = (
-    "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness"
-)
+NEGATIVE = "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness"
 EMOTIONS = {
     "anger": "anger annoyance disgust",
     "joy": "joy excitement amusement love relief pride",
@@ -139,9 +137,7 @@ def _emotion_tasks(emotion: list[Row], rng: random.Random) -> list[Task]:
             share=2,
         ),
         Task("six emotions", groups, ask_emotion, namings("anger joy fear sadness surprise optimism")),
-        Task(
-            "emotion", [r for r in emotion if r[1] != "neutral"], ask_emotion, own_names(emotion), share=1.5
-        ),
+        Task("emotion", [r for r in emotion if r[1] != "neutral"], ask_emotion, own_names(emotion), share=1.5),
     ]
     asides = {
         "gratitude": (
@@ -262,9 +258,7 @@ def _request_tasks(rows: dict[str, list[Row]], rng: random.Random) -> list[Task]
     ]
 
 
-def _same_class(
-    name: str, rows: Sequence[Row], instruction: str, rng: random.Random, *, pairs: int = 8000
-) -> Task:
+def _same_class(name: str, rows: Sequence[Row], instruction: str, rng: random.Random, *, pairs: int = 8000) -> Task:
     """Return a task on pairs of texts: same class or not, half of each."""
     by_class: dict[str, list[str]] = defaultdict(list)
     for text, label in rows:

@@ -79,9 +79,7 @@ def make_loss(model: LlamaForCausalLM, device: str) -> LossOf:
         with torch.autocast(device, torch.bfloat16):
             hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             logits = model.lm_head(hidden)
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        )
+        losses = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         weights = importance[:, 1:].flatten()
         return (losses * weights).sum() / weights.sum()
 
@@ -94,23 +92,17 @@ def make_optimisers(model: LlamaForCausalLM, recipe: Recipe) -> dict[str, torch.
     others = [(n, p) for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     return {
         "muon": torch.optim.Muon(matrices, lr=recipe.muon_rate, momentum=0.95, weight_decay=0.01),
-        "adamw": torch.optim.AdamW(
-            others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-        ),
+        "adamw": torch.optim.AdamW(others, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     }
 
 
 @torch.no_grad()
-def held_out_loss(
-    loss_of: LossOf, held_out: dict[str, Stream], recipe: Recipe, *, windows: int
-) -> dict[str, float]:
+def held_out_loss(loss_of: LossOf, held_out: dict[str, Stream], recipe: Recipe, *, windows: int) -> dict[str, float]:
     """Return {source: mean loss per token}, unweighted, over evenly spaced windows of each stream."""
     result = {}
     for source, stream in held_out.items():
         # ceiling of whole batches keeps one compiled shape
-        starts = np.linspace(
-            0, len(stream.ids) - recipe.length - 1, -(-windows // recipe.batch) * recipe.batch
-        )
+        starts = np.linspace(0, len(stream.ids) - recipe.length - 1, -(-windows // recipe.batch) * recipe.batch)
         losses = []
         for part in starts.astype(int).reshape(-1, recipe.batch):
             rows = np.stack([stream.ids[first : first + recipe.length].astype(np.int64) for first in part])

@@ -43,9 +43,7 @@ def grow_model(folder: Path, layers: int) -> LlamaForCausalLM:
     small = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     have = small.config.num_hidden_layers
     if layers < have:
-        raise ValueError(
-            f"{folder} has {have} layers; --layers {layers} would drop some. Ask for {have} or more."
-        )
+        raise ValueError(f"{folder} has {have} layers; --layers {layers} would drop some. Ask for {have} or more.")
     # layer i of the grown model comes from layer origin[i]; an origin seen before marks a silent copy
     origin = [i * have // layers for i in range(layers)]
     config = copy.deepcopy(small.config)

@@ -12,6 +12,22 @@ GOOD = (
     " intelligent original imaginative subtle moving absorbing enjoyable refreshing comfortable delicious"
     " friendly helpful reliable generous careful kind cheerful bright uplifting rewarding sincere vivid"
     " spirited heartfelt captivating masterful poignant compelling terrific"
+    " accomplished affecting affectionate agreeable ambitious appealing apt astonishing astute authentic awesome"
+    " beguiling believable beloved bittersweet bold breathtaking breezy buoyant candid capable chilling cinematic"
+    " classy cohesive colorful compassionate complex convincing cool crisp cute daring dazzling deft delicate"
+    " detailed dignified disarming droll dynamic earnest easygoing ebullient effective effortless electrifying"
+    " eloquent energetic enchanting endearing enthralling epic escapist evocative exceptional exhilarating expert"
+    " exquisite extraordinary exuberant eye-popping fabulous faithful fantastic feel-good first-rate fluid fun"
+    " gentle genuine gifted glorious gorgeous gracious grand harrowing heartbreaking heartwarming high-spirited"
+    " hopeful humane humorous hypnotic impeccable incisive ingenious insightful inspirational inspiring intense"
+    " intimate intriguing inventive irresistible joyous keen laugh-out-loud lavish light-hearted likable luminous"
+    " lush lyrical magical magnetic majestic mature meaningful melodic memorable mesmerizing meticulous"
+    " mischievous nimble nuanced observant outstanding passionate perceptive phenomenal playful poetic polished"
+    " powerful precise profound provocative quirky raucous revealing riveting romantic savvy scary seductive"
+    " sensitive sharp shrewd soulful sparkling spectacular startling steady stirring strong stylish sublime"
+    " sumptuous superlative suspenseful sweet-natured sympathetic tasteful taut"
+    " thought-provoking timely timeless touching tough triumphant true unforgettable"
+    " unexpected unpretentious well-acted well-made well-written whimsical winning wise wry zesty"
 ).split()
 BAD = (
     "bad awful terrible horrible dreadful dull boring tedious silly stupid weak poor clumsy flat empty"
@@ -21,6 +37,24 @@ BAD = (
     " sentimental dreary wretched disgusting rude broken useless noisy dirty unreliable careless hopeless"
     " depressing painful mediocre trite shoddy laughable mindless grating plodding uninspired amateurish"
     " inept worthless nasty vulgar insulting"
+    " aimless amateur anemic arid artificial awkward banal barren belaboured bewildering bleak bloated bloodless"
+    " blunt bogus botched by-the-numbers cartoonish chaotic cheesy cliched cloying clunky clueless cold-hearted"
+    " conventional corny cringe-worthy crass cynical damaged dated dense derivative desperate"
+    " desultory dim disjointed dopey drab dumb embarrassing exasperating excruciating exhausting failed fake"
+    " far-fetched fatuous faulty feeble flawed flimsy forced formulaic fuzzy garbled generic gimmicky glib gloomy"
+    " gross half-baked hackneyed half-hearted haphazard harsh heartless humourless hysterical idiotic"
+    " ill-conceived illogical immature implausible inane inadequate incomprehensible indifferent indulgent"
+    " ineffective inert insipid insufferable insincere irrelevant jumbled juvenile labored lackluster lame leaden"
+    " limp listless long-winded low-rent ludicrous lukewarm lumbering maddening manipulative mawkish meandering"
+    " mean-spirited meaningless mechanical misguided monotonous muddled mundane murky nauseating nonsensical"
+    " numbing obnoxious obvious odious off-putting offensive one-dimensional overacted overblown overdone"
+    " overwrought patchy pathetic pedestrian perfunctory phony plain plotless pompous preachy pretentious prosaic"
+    " punishing puerile pallid ragged rambling random repetitive repugnant repulsive ridiculous rotten rushed"
+    " sappy schlocky self-indulgent senseless shameless sketchy sluggish smug soggy sour soulless spineless static"
+    " stilted strained stupefying sugary superficial tasteless tepid thin tiring toothless torpid tortured turgid"
+    " ugly unbearable unconvincing undercooked underwhelming uneven unimaginative uninteresting uninvolving"
+    " unoriginal unsatisfying unwatchable vacuous vapid vile violent warmed-over watery wasted weightless witless"
+    " wooden wrong-headed"
 ).split()
 GOOD_VERBS = (
     "delighted,moved,charmed,amused,thrilled,impressed,won us over,surprised us in the best way,touched the"
@@ -38,9 +72,20 @@ WORKS = (
     "film movie story comedy drama book novel play song concert show performance plot script cast acting"
     " picture thriller romance documentary direction music dialogue ending character tale sequel adventure"
 ).split()
-THINGS = (
-    "meal hotel room service waiter trip garden shop dinner house town lesson teacher game phone coat".split()
+THINGS = "meal hotel room service waiter trip garden shop dinner house town lesson teacher game phone coat".split()
+ABOUT = (
+    "about love and loss,about a family in trouble,about growing up,with a heart,about two brothers,set in a small"
+    " town,about war,from first scene to last,about nothing much,for children and adults,with songs,in every way,about"
+    " friendship,about a crime,told in ninety minutes,from a first-time director,about old age,about a dog,even for fans"
+).split(",")
+PEOPLE = "the director,the cast,the leading lady,the hero,the writer,the camera,the star,her voice,the editor".split(
+    ","
 )
+GIFTS = "moments,laughs,ideas,scenes,jokes,characters,surprises,twists,images,songs,lines,performances".split(",")
+VIRTUES = (
+    "charm,wit,energy,heart,depth,life,humour,warmth,imagination,suspense,fun,soul,grace,intelligence,spark,originality"
+    ",passion,ideas,style,feeling,tension,magic,truth,laughs"
+).split(",")
 BROKEN = (
     "arrived broken,never arrived,stopped working after a day,keeps crashing,is missing a part,was sent to"
     " the wrong house,has been late three times,does not turn on,makes a terrible noise,fell apart in a"
@@ -75,6 +120,8 @@ def write_opinion(rng: random.Random) -> Row:
     contrary = rng.choice(others)
     very = rng.choice(["", "", "very ", "truly ", "really ", "quite ", "deeply ", "utterly "])
     seems = rng.choice(["is", "was", "feels", "felt", "seems"])
+    spoils = "save it" if is_good else "ruin it"
+    enjoy = rng.choice(("enjoy", "care about", "sit through", "believe", "recommend", "forgive"))
     article = "an" if (very or a)[0] in "aeiou" else "a"
     frames = [
         f"{article} {very}{a} {noun}",
@@ -94,6 +141,22 @@ def write_opinion(rng: random.Random) -> Row:
         f"one of the most {a} {noun}s i know.",
         f"people say it {rng.choice(other_verbs)}, yet to me it {rng.choice(verbs)}.",
         f"what {article} {very}{a} {noun}!",
+        f"{a} and {b}, {rng.choice(ABOUT)}.",
+        f"as {a} as it is {b}.",
+        f"{a} without ever being {contrary}.",
+        f"more {a} than {contrary}.",
+        f"neither {contrary} nor {rng.choice(others)}, just {a}.",
+        f"{article} {a} {rng.choice(WORKS)} {rng.choice(ABOUT)}, {b} and {c}.",
+        f"the {rng.choice(WORKS)} may be {contrary}, but the {noun} is {a} enough to {spoils}.",
+        f"{rng.choice(PEOPLE)} {rng.choice(('makes', 'turns', 'keeps'))} the {noun} {a} and {b}.",
+        f"{a} {rng.choice(WORKS)}, {b} {rng.choice(WORKS)} and {article} {very}{a} {noun}.",
+        f"it never becomes {contrary}, {rng.choice(ABOUT)}.",
+        f"the kind of {noun} that {rng.choice(verbs)}.",
+        f"if you like {a} {rng.choice(WORKS)}s, this one {rng.choice(verbs)}." if is_good else f"too {a} to {enjoy}.",
+        f"{rng.choice(('offers', 'gives us', 'is full of', 'delivers'))} {a} {rng.choice(GIFTS)} and {b} {noun}s.",
+        f"{rng.choice(('lacks', 'has none of', 'is short on', 'could use more'))} {rng.choice(VIRTUES)}."
+        if not is_good
+        else f"{rng.choice(('full of', 'rich in', 'it has', 'never short of'))} {rng.choice(VIRTUES)}.",
     ]
     text = " ".join(rng.choice(frames).split()).replace("ys i know", "ies i know")
     return text[0].upper() + text[1:] if rng.random() < 0.5 else text, "positive" if is_good else "negative"
@@ -131,7 +194,7 @@ def opinion_tasks(rng: random.Random, *, opinions: int = 30_000, messages: int =
             list(dict.fromkeys(write_opinion(rng) for _ in range(opinions))),
             ask,
             namings("positive negative", "good bad", "yes no", "great terrible", "likes dislikes"),
-            share=2.5,
+            share=4,
         ),
         Task(
             "written complaint",

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Iterable
 
+from question_words import ADJECTIVES, FRAMES, HEADS, MEASURES, SUPERLATIVES, VERB_ENDS, WHERE_IN
 from task import Row, Task, namings
 
 _QUESTION = re.compile(
@@ -18,92 +19,8 @@ _ACRONYM = re.compile(r"\b((?:[A-Z][a-z]+ ){2,5})\(([A-Z]{2,6})\)")
 _NAME = re.compile(r"(?<=[a-z,] )((?:[A-Z][a-z]{2,} ){1,2}[A-Z][a-z]{2,})\b")
 _NOUN = re.compile(r"\b(?:an?|the) ([a-z]{3,10})(?= (?:of|in|is|was|and|that|which|to|on|at)\b|[.,;])")
 
-# the noun after "what" or "which" decides the kind of the answer
-HEADS = {
-    "person": "man woman person actor actress author king queen president singer writer general poet player"
-    " doctor boy girl lady gentleman officer teacher captain scientist painter composer inventor explorer"
-    " emperor bishop",
-    "place": "city country state town place street river island mountain continent county village lake sea"
-    " road building house port region capital station ocean university",
-    "time": "year day month date hour century decade season time",
-    "number": "number percentage price cost population age amount distance height weight length speed"
-    " temperature size",
-    "thing": "animal book film movie song colour color food drink language sport game instrument ship"
-    " company bird flower plant disease dog train car team newspaper word currency religion metal stone"
-    " tree fish product play weapon dish letter machine band",
-}
-_MEASURES = "many much far old long tall high deep fast large big often heavy wide hot cold".split()
 _HEAD_OF = {head: kind for kind, heads in HEADS.items() for head in heads.split()}
-# {noun} has its article, {bare} has none; {place}, {thing} and so on are one of their HEADS
-_FRAMES = {
-    "place": (
-        "Where is {name}?",
-        "Where was {name} born?",
-        "What is the capital of {name}?",
-        "Where can I find {noun}?",
-        "In what {place} is {name}?",
-        "What {place} is the home of {name}?",
-        "Where do they make the {bare}?",
-    ),
-    "time": (
-        "When was {name} born?",
-        "In what year did {name} die?",
-        "When did {name} begin?",
-        "What year was the {bare} invented?",
-        "When is {name}?",
-        "What day does {name} fall on?",
-    ),
-    "number": (
-        "How many people live in {name}?",
-        "What is the population of {name}?",
-        "How old is {name}?",
-        "How {measure} is {noun}?",
-        "How much does {noun} cost?",
-        "How many {bare}s are there in {name}?",
-        "What is the average {number} of {noun}?",
-        "How {measure} is {name}?",
-        "How long does it take to make {noun}?",
-    ),
-    "person": (
-        "Who is {name}?",
-        "Who was {name}?",
-        "Who invented the {bare}?",
-        "Who wrote {name}?",
-        "What is the name of the {person} of {name}?",
-        "Who discovered {name}?",
-    ),
-    "definition": (
-        "What is {noun}?",
-        "What is the meaning of {bare}?",
-        "What does {bare} mean?",
-        "What are {bare}s?",
-        "What is {bare}?",
-        "Define {bare}.",
-        "What is the difference between {bare} and {name}?",
-    ),
-    "manner": (
-        "How does {noun} work?",
-        "How do you make {noun}?",
-        "How did {name} die?",
-        "How can I get {noun}?",
-        "How do I find {name}?",
-    ),
-    "reason": (
-        "Why is the {bare} important?",
-        "Why did {name} leave?",
-        "Why do people like {name}?",
-        "What causes {noun}?",
-        "Why does {noun} move?",
-    ),
-    "thing": (
-        "What {thing} is {name} known for?",
-        "What is the name of the {thing} in {name}?",
-        "What is {noun} made of?",
-        "What kind of {thing} is {name}?",
-        "What {thing} has the largest {bare}?",
-        "What is the best {bare} in the world?",
-    ),
-}
+_HEAD_LISTS = {kind: heads.split() for kind, heads in HEADS.items()}
 
 
 def question_kind(question: str) -> str | None:
@@ -119,12 +36,10 @@ def question_kind(question: str) -> str | None:
     if first == "why":
         return "reason"
     if first == "how":
-        return "number" if second in _MEASURES else "manner"
+        return "number" if second in MEASURES else "manner"
     if first in ("what", "which"):
         for word in words[1:4]:
-            if word in _HEAD_OF and (
-                word == second or second in ("is", "was", "are", "the", "kind", "sort", "other")
-            ):
+            if word in _HEAD_OF and (word == second or second in ("is", "was", "are", "the", "kind", "sort", "other")):
                 return _HEAD_OF[word]
         if words[1:3] in (["is", "a"], ["is", "an"], ["are", "the"], ["does", "it"]):
             return "definition"
@@ -143,50 +58,110 @@ def made_questions(wiki: list[str], rng: random.Random, *, rounds: int = 4) -> l
     predicates = list(dict.fromkeys(_PREDICATE.findall(text)))
     names = list(dict.fromkeys(_NAME.findall(text)))
     nouns = list(dict.fromkeys(_NOUN.findall(text)))
-    rows: list[Row] = []
+    acronyms = [(long.strip(), short) for long, short in _ACRONYM.findall(text)]
+    rows = [row for predicate in predicates for row in _about_predicate(predicate, rng)]
+    for _ in range(rounds * min(3000, len(names))):
+        words = _draw_words(names, nouns, acronyms, rng)
+        rows += [(rng.choice(frames).format(**words), kind) for kind, frames in FRAMES.items()]
+        rows += [(_about_head(kind, words, rng), kind) for kind in ("person", "place", "thing")]
+    return list(dict.fromkeys((_restyle(text, rng), kind) for text, kind in rows))
+
+
+def _about_predicate(predicate: str, rng: random.Random) -> list[Row]:
+    """Return a question for a person, a place and a thing that a sentence's predicate is true of."""
+    rows = []
     for kind in ("person", "place", "thing"):
-        heads = HEADS[kind].split()
-        for predicate in predicates:
-            head = rng.choice(heads)
-            forms = [
-                f"What {head} {predicate}?",
-                f"Which {head} {predicate}?",
-                f"Name the {head} that {predicate}.",
-            ]
-            if kind == "person":
-                forms += [f"Who {predicate}?", f"Who {predicate}?", f"Name the {head} who {predicate}."]
-            rows.append((rng.choice(forms), kind))
-    for _ in range(rounds):
-        for name, noun in zip(
-            rng.sample(names, min(3000, len(names))), rng.choices(nouns, k=3000), strict=False
-        ):
-            rows += _templates(name, noun, rng)
-    for long_form, short in _ACRONYM.findall(text):
-        forms = [
-            f"What does {short} stand for?",
-            f"What is {short}?" if rng.random() < 0.2 else f"What does the abbreviation {short} mean?",
-            f"What is the abbreviation for {long_form.strip()}?",
-            f"What is the full form of {short}?",
-            f"What do the letters {short} stand for?",
-        ]
-        rows += [(form, "abbreviation") for form in forms]
-    return list(dict.fromkeys(rows))
+        head = rng.choice(_HEAD_LISTS[kind])
+        forms = [f"What {head} {predicate}?", f"Which {head} {predicate}?", f"Name the {head} that {predicate}."]
+        if kind == "person":
+            forms += [f"Who {predicate}?", f"Who {predicate}?", f"Name the {head} who {predicate}."]
+        rows.append((rng.choice(forms), kind))
+    return rows
 
 
-def _templates(name: str, noun: str, rng: random.Random) -> list[Row]:
-    """Return one question of each kind about a name and a noun."""
+def _draw_words(
+    names: list[str], nouns: list[str], acronyms: list[tuple[str, str]], rng: random.Random
+) -> dict[str, str]:
+    """Return the words that stand in the frames of `question_words`; some abbreviations are invented."""
+    bare, other = rng.choices(nouns, k=2)
+    name = rng.choice(names)
+    if acronyms and rng.random() < 0.4:
+        long, short = rng.choice(acronyms)
+    else:
+        words = [word.capitalize() for word in rng.choices(nouns, k=rng.choice((2, 3, 3, 4)))]
+        long, short = " ".join(words), "".join(word[0] for word in words)
+    spelling = rng.random()
+    short = short.lower() if spelling < 0.15 else ".".join(short) + "." if spelling < 0.3 else short
     words = {
-        "name": name,
-        "noun": f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}",
-        "bare": noun,
-        "measure": rng.choice(_MEASURES[2:]),
-    } | {kind: rng.choice(heads.split()) for kind, heads in HEADS.items()}
-    return [(rng.choice(frames).format(**words), kind) for kind, frames in _FRAMES.items()]
+        "name": name if rng.random() < 0.7 else name.split()[0],
+        "name2": rng.choice(names),
+        "noun": _with_article(bare),
+        "noun2": _with_article(other),
+        "bare": bare,
+        "bare2": other,
+        "long": long if rng.random() < 0.7 else long.lower(),
+        "short": short,
+        "letter": rng.choice("ABCDEFGHIKLMNOPRSTVW"),
+        "measure": rng.choice(MEASURES[2:]),
+        "adjective": rng.choice(ADJECTIVES),
+    }
+    return words | {kind: rng.choice(heads) for kind, heads in _HEAD_LISTS.items()}
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _about_head(kind: str, words: dict[str, str], rng: random.Random) -> str:
+    """Return a question whose noun after what, which or name decides the kind, whatever else it says."""
+    head, end, where = rng.choice(_HEAD_LISTS[kind]), rng.choice(VERB_ENDS).format(**words), rng.choice(WHERE_IN)
+    adjective, best = rng.choice(ADJECTIVES), rng.choice(SUPERLATIVES)
+    forms = (
+        f"What {head} {end}?",
+        f"Which {head} {end}?",
+        f"What {adjective} {head} {end}?",
+        f"Which {adjective} {head} {end}?",
+        f"Which of the {adjective} {head}s {end}?",
+        f"What is the {best} {head} {where}?",
+        f"What was the {best} {head} {where}?",
+        f"What's the {best} {adjective} {head}?",
+        f"What {head} is the {best} {where}?",
+        f"Which {head} is the {best} of {words['name']}?",
+        f"What is the name of the {head} that {end}?",
+        f"What's the name of the {adjective} {head} that {end}?",
+        f"What is {words['name']}'s {best} {head}?",
+        f"What is {words['name']}'s favourite {head}?",
+        f"Name the {head} that {end}.",
+        f"Name {_with_article(adjective)} {head}.",
+        f"Name the {best} {head} {where}.",
+        f"Can you name the {head} that {end}?",
+        f"Tell me which {head} {end}.",
+        f"I forgot which {head} {end}.",
+        f"do you know what {head} {end}",
+        f"What are the {best} {head}s {where}?",
+        f"What {head} did {words['name']} choose?",
+        f"Which {head} do people in {words['name']} like best?",
+        f"What two {head}s {end}?",
+        f"What is the {adjective} {head} called that {end}?",
+    )
+    return rng.choice(forms)
+
+
+def _restyle(question: str, rng: random.Random) -> str:
+    """Return the question, now and then in a hurry: lower case, no mark, a word of politeness before it."""
+    draw = rng.random()
+    if draw < 0.08:
+        return question.lower()
+    if draw < 0.16:
+        return question[0].lower() + question[1:].rstrip("?.")
+    if draw < 0.2:
+        return rng.choice(("Please, ", "Quick question: ", "Hi, ", "So ", "And ")) + question[0].lower() + question[1:]
+    return question
 
 
 def question_tasks(texts: list[str], wiki: list[str], rng: random.Random) -> list[Task]:
     """Return the tasks that ask what kind of answer a question wants."""
-    fine = found_questions(texts) + made_questions(wiki, rng)
+    fine = found_questions(texts) * 3 + made_questions(wiki, rng)  # three: what people wrote is rarer than what is made
     coarse_of = {
         "time": "number",
         "reason": "description",
@@ -211,7 +186,7 @@ def question_tasks(texts: list[str], wiki: list[str], rng: random.Random) -> lis
                 "person location number description entity abbreviation",
                 "human place amount explanation object acronym",
             ),
-            share=3,
+            share=6,
         ),
         Task(
             "fine question kind",
@@ -222,6 +197,6 @@ def question_tasks(texts: list[str], wiki: list[str], rng: random.Random) -> lis
                 "who where when number why how meaning what abbreviation",
                 "person location date amount cause method definition object acronym",
             ),
-            share=2,
+            share=2.5,
         ),
     ]

@@ -67,12 +67,8 @@ def novel_tasks(novels: Sequence[str], rng: random.Random) -> list[Task]:
     sentences = [split_sentences(text) for text in novels]
     flat = [s for group in sentences for s in group]
     feelings = [(s, feeling) for s in flat if (feeling := sentence_feeling(s))]
-    manners = [
-        (f'"{said}"', _MANNER_OF[how]) for t in novels for said, how in _SAID.findall(t) if how in _MANNER_OF
-    ]
-    spoken = [
-        (f'"{said}"', verb) for t in novels for said, verb in _SPOKEN.findall(t) if verb in _SPOKEN_VERBS
-    ]
+    manners = [(f'"{said}"', _MANNER_OF[how]) for t in novels for said, how in _SAID.findall(t) if how in _MANNER_OF]
+    spoken = [(f'"{said}"', verb) for t in novels for said, verb in _SPOKEN.findall(t) if verb in _SPOKEN_VERBS]
     sample = rng.sample(flat, min(40_000, len(flat)))
     four = namings("anger joy fear sadness", "angry happy afraid sad", "rage delight terror grief")
     people = [(s, who) for s in sample if (who := _who(s))]
@@ -124,9 +120,7 @@ def novel_tasks(novels: Sequence[str], rng: random.Random) -> list[Task]:
     ]
 
 
-_SPOKEN_VERBS = frozenset(
-    "whispered shouted sighed laughed groaned murmured growled asked exclaimed sobbed".split()
-)
+_SPOKEN_VERBS = frozenset("whispered shouted sighed laughed groaned murmured growled asked exclaimed sobbed".split())
 
 
 def _who(sentence: str) -> str | None:
@@ -178,9 +172,7 @@ def dialogue_tasks(dialogues: Sequence[str], rng: random.Random) -> list[Task]:
             "dialogue act",
             list(acts),
             ("What does the speaker do?", "Classify the turn.", "What kind of message is it?"),
-            namings(
-                "thanks goodbye yes no question request", "thanking/leaving/agreeing/refusing/asking/ordering"
-            ),
+            namings("thanks goodbye yes no question request", "thanking/leaving/agreeing/refusing/asking/ordering"),
             share=1,
         ),
         Task(
@@ -218,9 +210,7 @@ def source_task(texts: dict[str, Sequence[str]], rng: random.Random, *, each: in
     rows = []
     for source, passages in texts.items():
         sentences = [
-            s
-            for text in rng.sample(list(passages), min(each, len(passages)))
-            for s in split_sentences(text)[:3]
+            s for text in rng.sample(list(passages), min(each, len(passages))) for s in split_sentences(text)[:3]
         ]
         rows += [(s.removeprefix("User: ").removeprefix("Assistant: "), source) for s in sentences]
     return Task(

@@ -70,9 +70,7 @@ def cached_stream(path: Path, tokenizer: PreTrainedTokenizerFast, documents: Ite
     return Stream(**load_file(path))
 
 
-def factorise_cooccurrence(
-    ids: Iterable[np.ndarray], vocabulary: int, width: int, *, window: int = 4
-) -> torch.Tensor:
+def factorise_cooccurrence(ids: Iterable[np.ndarray], vocabulary: int, width: int, *, window: int = 4) -> torch.Tensor:
     """Return embeddings [V, H] float32 of standard deviation 0.02: an SVD of positive PMI.
 
     Levy and Goldberg, "Neural word embedding as implicit matrix factorization" (2014), with their
@@ -82,9 +80,7 @@ def factorise_cooccurrence(
     for stream in ids:
         tokens = torch.from_numpy(stream.astype(np.int64))
         for offset in range(1, window + 1):
-            for left, right in zip(
-                tokens[:-offset].split(4_000_000), tokens[offset:].split(4_000_000), strict=True
-            ):
+            for left, right in zip(tokens[:-offset].split(4_000_000), tokens[offset:].split(4_000_000), strict=True):
                 pairs = torch.bincount(left * vocabulary + right, minlength=vocabulary * vocabulary)
                 counts += pairs.float() / offset
     joint = counts.view(vocabulary, vocabulary)

@@ -16,11 +16,12 @@ import torch
 from card import write_card
 from checkpoint import load_checkpoint, save_checkpoint
 from corpus import split_sources
+from keep_out import read_keep_out
 from loop import LossOf, Progress, Recipe, held_out_loss, make_loss, make_optimisers, train
 from network import build_model, export_model, grow_model
 from tokens import Stream, cached_stream, factorise_cooccurrence, train_tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from verbalise import read_keep_out, verbalised_split
+from verbalise import verbalised_split
 
 CHECKPOINT_SECONDS = 480
 
@@ -32,9 +33,7 @@ def prepare_streams(
     splits = split_sources(text)
     splits |= verbalised_split(splits, cache=work / "verbalised", keep_out=read_keep_out(keep_out))
     known = warm_start or (work if (work / "tokenizer.json").exists() else None)
-    tokenizer = (
-        PreTrainedTokenizerFast.from_pretrained(known) if known else train_tokenizer(splits, vocabulary)
-    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(known) if known else train_tokenizer(splits, vocabulary)
     tokenizer.save_pretrained(work)
     training = {
         source: cached_stream(work / f"{source}.tokens", tokenizer, split.train)
@@ -51,12 +50,8 @@ def prepare_streams(
 def parse_arguments() -> argparse.Namespace:
     """Return the command line's values."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--text", type=Path, required=True, help="folder of tasks, dialogues, wiki and novels .jsonl"
-    )
-    parser.add_argument(
-        "--work", type=Path, required=True, help="folder for token streams, checkpoint and log"
-    )
+    parser.add_argument("--text", type=Path, required=True, help="folder of tasks, dialogues, wiki and novels .jsonl")
+    parser.add_argument("--work", type=Path, required=True, help="folder for token streams, checkpoint and log")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--minutes", type=float, help="training time, resumed runs included")
     parser.add_argument("--tokens", type=int, help="training tokens; with --minutes, whichever ends first")
@@ -65,27 +60,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--vocab", type=int, default=8192)
-    parser.add_argument(
-        "--warm-start", type=Path, help="model folder to grow from; sets width, heads and vocabulary"
-    )
-    parser.add_argument(
-        "--keep-out", type=Path, nargs="*", default=[], help="CSV files whose sentences stay out"
-    )
+    parser.add_argument("--warm-start", type=Path, help="model folder to grow from; sets width, heads and vocabulary")
+    parser.add_argument("--keep-out", type=Path, nargs="*", default=[], help="CSV files whose sentences stay out")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--mix", default="verbalised=.4,tasks=.07,dialogues=.15,wiki=.08,novels=.3")
     parser.add_argument("--muon-rate", type=float, default=0.015)
     parser.add_argument("--adam-rate", type=float, default=2e-3)
-    parser.add_argument(
-        "--answer-weight", type=float, default=3.0, help="loss weight of the tokens a task asks for"
-    )
-    parser.add_argument(
-        "--decay", type=float, default=0.4, help="share of the budget spent decaying the rates"
-    )
+    parser.add_argument("--answer-weight", type=float, default=3.0, help="loss weight of the tokens a task asks for")
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the budget spent decaying the rates")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--no-compile", action="store_true", help="skip torch.compile (no C++ compiler at hand)"
-    )
+    parser.add_argument("--no-compile", action="store_true", help="skip torch.compile (no C++ compiler at hand)")
     arguments = parser.parse_args()
     if arguments.minutes is None and arguments.tokens is None:
         parser.error("Give a budget: --minutes, --tokens or both.")
@@ -121,9 +106,7 @@ def start_model(
     return build_model(embeddings, layers=a.layers, heads=a.heads, context=512, **ends).to(a.device)
 
 
-def measure_once(
-    work: Path, loss_of: LossOf, held_out: dict[str, Stream], recipe: Recipe
-) -> dict[str, float]:
+def measure_once(work: Path, loss_of: LossOf, held_out: dict[str, Stream], recipe: Recipe) -> dict[str, float]:
     """Return the held-out losses before the first step, read back from WORK when a run resumes."""
     path = work / "grown_from.json"
     if not path.exists():

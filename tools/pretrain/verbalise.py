@@ -4,19 +4,21 @@ python tools/pretrain/verbalise.py --text TEXT --out FOLDER [--keep-out test.csv
 """
 
 import argparse
-import csv
 import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from corpus import PROFANE, Document, Split, read_documents, split_sources, write_documents
+from keep_out import KeepOut, near_copies, normalise, read_keep_out
 from kinds import labelled_tasks
 from labelled import labelled_rows
 from opinions import opinion_tasks
 from questions import question_tasks
 from rules import dialogue_tasks, novel_tasks, source_task
+from situations import situation_tasks
 from task import Task
 from word_games import word_game
 
@@ -50,14 +52,11 @@ ASKED_SHOTS = (
 _ANSWER = re.compile("\x01(.*?)\x02")
 
 
-def verbalised_split(
-    splits: dict[str, Split], *, cache: Path, keep_out: frozenset[str] = frozenset()
-) -> dict[str, Split]:
+def verbalised_split(splits: dict[str, Split], *, cache: Path, keep_out: KeepOut) -> dict[str, Split]:
     """Return {"verbalised": Split, "unseen": Split}: task documents made from the training parts of `splits`.
 
     "verbalised" holds out documents of the kinds trained on; "unseen" has held-out kinds only.
-    Documents are read from `cache` where an earlier run wrote them. `keep_out` holds
-    normalised sentences that must not appear.
+    Documents are read from `cache` where an earlier run wrote them. Sentences of `keep_out` do not appear.
     """
     files = {name: cache / f"{name}.jsonl" for name in ("train", "verbalised", "unseen")}
     if not all(path.exists() for path in files.values()):
@@ -74,28 +73,39 @@ def verbalised_split(
     return {"verbalised": Split(read["train"], read["verbalised"]), "unseen": Split([], read["unseen"])}
 
 
-def all_tasks(splits: dict[str, Split], rng: random.Random, *, keep_out: frozenset[str]) -> list[Task]:
-    """Return every task, without rows that are profane, kept out, or in the held-out part of the text."""
+def all_tasks(splits: dict[str, Split], rng: random.Random, *, keep_out: KeepOut) -> list[Task]:
+    """Return every task, without rows that are profane, kept out, or in the held-out part of the text.
+
+    Of the rows written by rule, near copies of a kept-out sentence go as well.
+    """
     texts = {source: [document.text for document in split.train] for source, split in splits.items()}
     held_out = {normalise(x) for rows in labelled_rows(splits["tasks"].held_out).values() for x, _ in rows}
-    barred = keep_out | held_out
-    tasks = [
-        *labelled_tasks(labelled_rows(splits["tasks"].train), rng),
+    barred = keep_out.normalised | held_out
+    written = [
         *question_tasks(texts["dialogues"] + texts["novels"], texts["wiki"], rng),
         *opinion_tasks(rng),
+        *situation_tasks(rng),
+    ]
+    tasks = [
+        *labelled_tasks(labelled_rows(splits["tasks"].train), rng),
+        *(_without_near_copies(task, keep_out) for task in written),
         *novel_tasks(texts["novels"], rng),
         *dialogue_tasks(texts["dialogues"], rng),
         source_task({name: texts[name] for name in ("novels", "wiki", "dialogues")}, rng),
     ]
     kept = []
     for task in tasks:
-        rows = [
-            (x, y)
-            for x, y in task.rows
-            if len(x) < 300 and not PROFANE.search(x) and normalise(x) not in barred
-        ]
-        kept.append(Task(task.name, rows, task.instructions, task.words, task.share, task.is_held_out))
+        rows = [(x, y) for x, y in task.rows if len(x) < 300 and not PROFANE.search(x) and normalise(x) not in barred]
+        kept.append(replace(task, rows=rows))
     return kept
+
+
+def _without_near_copies(task: Task, keep_out: KeepOut) -> Task:
+    """Return the task without rows that nearly copy a kept-out sentence."""
+    if not keep_out.word_sets:
+        return task
+    is_near = near_copies([x for x, _ in task.rows], keep_out)
+    return replace(task, rows=[row for row, near in zip(task.rows, is_near, strict=True) if not near])
 
 
 def write_tasks(tasks: list[Task], rng: random.Random, documents: int) -> Iterator[Document]:
@@ -222,28 +232,12 @@ def unmark(marked: str) -> Document:
     return Document(text + marked[last:], tuple(answers))
 
 
-def normalise(text: str) -> str:
-    """Return the letters and digits of a text, lower case: equal for two spellings of one sentence."""
-    return re.sub(r"[^a-z0-9]+", "", text.lower())
-
-
-def read_keep_out(paths: list[Path]) -> frozenset[str]:
-    """Return the normalised cells, longer than ten characters, of CSV files whose sentences must stay out."""
-    cells: set[str] = set()
-    for path in paths:
-        with path.open(encoding="utf-8", newline="") as file:
-            cells |= {normalise(cell) for row in csv.reader(file) for cell in row}
-    return frozenset(cell for cell in cells if len(cell) > 10)
-
-
 def main() -> None:
     """Write the task documents of a text folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--keep-out", type=Path, nargs="*", default=[], help="CSV files whose sentences stay out"
-    )
+    parser.add_argument("--keep-out", type=Path, nargs="*", default=[], help="CSV files whose sentences stay out")
     a = parser.parse_args()
     made = verbalised_split(split_sources(a.text), cache=a.out, keep_out=read_keep_out(a.keep_out))
     for name, split in made.items():

@@ -33,7 +33,5 @@ def word_game(text: str, rng: random.Random) -> str:
         ("Which word is the longest?", few, max(few.split(), key=len)),
     ]
     instruction, given, answer = rng.choice(games)
-    form = rng.choice(
-        ("{i}\nText: {x}\nAnswer: {y}", "{i} {x}\nAnswer: {y}", "Text: {x}\n{i} {y}", "{x}\n{i}\n{y}")
-    )
+    form = rng.choice(("{i}\nText: {x}\nAnswer: {y}", "{i} {x}\nAnswer: {y}", "Text: {x}\n{i} {y}", "{x}\n{i}\n{y}"))
     return form.format(i=instruction.strip(), x=given, y=f"\x01{answer}\x02")
