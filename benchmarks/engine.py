@@ -31,8 +31,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import load_task
-from softprompt_core.layouts import Row, batch_losses, choose_layout
+from softprompt_core.layouts import batch_losses
 from softprompt_core.models import BaseModel, load_model, load_tokenizer
+from softprompt_core.plans import Row
+from softprompt_core.self_check import choose_layout
 from softprompt_core.tokenising import tokenise
 
 BATCH, PADDED = 8, 64

@@ -40,23 +40,28 @@ ALLOWED = (
 )
 README = """# A soft prompt
 
-{rows} virtual tokens, each {width} numbers wide, for one frozen causal language model: the one that
+{rows} virtual tokens, each {width} numbers wide, for one frozen {kind}: the one that
 `base_model_name_or_path` in `adapter_config.json` names. `softprompt.json` holds the template its texts were
 put in and the labels it was trained to answer with.
 
 ```python
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, AutoTokenizer
 
 folder = "."
 name = PeftConfig.from_pretrained(folder).base_model_name_or_path
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(name), folder)
+model = PeftModel.from_pretrained({loader}.from_pretrained(name), folder)
 tokenizer = AutoTokenizer.from_pretrained(name)
 ```
 
 Give the model one text at a time, or pad on the right: PEFT puts the prompt before left padding, which moves
 the text away from it and changes the answer.
 """
+LOADERS = {
+    False: {"kind": "causal language model", "loader": "AutoModelForCausalLM"},
+    True: {"kind": "encoder–decoder", "loader": "AutoModelForSeq2SeqLM"},
+}
+"""What README says of the model, by whether it is an encoder–decoder."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,14 @@ def export_peft(
     init_text: str | None = None,
     template: str | None = None,
     labels: Sequence[str] = (),
+    is_encoder_decoder: bool = False,
     facts: dict[str, Any] | None = None,
 ) -> Path:
     """The folder, now holding a prompt that `peft.PeftModel.from_pretrained(base, folder)` loads.
 
     prompt: [P, H]. base_model: a hub id or a folder, written as given; tokenizer_name: the same unless given.
+    is_encoder_decoder: what the base model is, which decides PEFT's task type; the folder holds P rows all the same
+    (`num_transformer_submodules` 1), where PEFT by itself would write 2 P and use the first P.
     facts (JSON values) go to softprompt.json, as do template, labels and init_text, which win over them. The
     adapter config, which makes the folder complete, is written last.
 
@@ -108,9 +116,12 @@ def export_peft(
         fixed = {"base_model": base_model, "virtual_tokens": rows, "width": width}
         write_json(target / FACTS, {**(facts or {}), **given, **fixed})
         with write_aside(target / "README.md") as file:
-            file.write(README.format(rows=rows, width=width))
+            file.write(README.format(rows=rows, width=width, **LOADERS[is_encoder_decoder]))
         write_tensors(target / ADAPTER_WEIGHTS, {"prompt_embeddings": matrix})
-        write_json(target / ADAPTER_CONFIG, _adapter_config(matrix, base_model, tokenizer_name, init_text))
+        adapter = _adapter_config(matrix, base_model, tokenizer_name, init_text)
+        if is_encoder_decoder:
+            adapter["task_type"] = "SEQ_2_SEQ_LM"
+        write_json(target / ADAPTER_CONFIG, adapter)
     except OSError as error:
         raise UserError(
             f"The folder {str(folder)!r} cannot be written ({error.strerror or error}). Choose another one."
@@ -205,7 +216,8 @@ def _import_peft(folder: Path) -> ImportedPrompt:
         facts.setdefault("init_text", config["prompt_tuning_init_text"])
     notes = []
     expected = config.get("num_virtual_tokens")
-    has_two_copies = config.get("num_transformer_submodules") == 2
+    submodules = config.get("num_transformer_submodules")
+    has_two_copies = submodules == 2 or (submodules is None and config.get("task_type") == "SEQ_2_SEQ_LM")
     if has_two_copies and isinstance(expected, int) and len(prompt) == 2 * expected:
         prompt = prompt[:expected]
         notes.append(

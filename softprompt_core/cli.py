@@ -12,16 +12,34 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from softprompt_core.config import INITS, CompareConfig, TrainConfig, config_from_json, parse_compare, parse_config
-from softprompt_core.environment import prepare_environment
+from softprompt_core.config import (
+    INITS,
+    CompareConfig,
+    TrainConfig,
+    config_from_json,
+    layered,
+    parse_compare,
+    parse_config,
+)
+from softprompt_core.environment import default_runs_dir, prepare_environment
 from softprompt_core.errors import UserError
+from softprompt_core.operations import KEPT_IN_FORKS
+from softprompt_core.presets import list_presets, load_preset
 from softprompt_core.store import Store
 
+BASELINES = {"hand_written": "hand-written prompt", "majority": "majority class"}
+FIGURES = {
+    "train_loss": "training loss", "eval_loss": "test loss", "eval_accuracy": "test accuracy",
+    "eval_macro_f1": "test macro-F1", "selected_step": "selected step", "seconds": "seconds",
+    "tokens_per_second": "tokens a second",
+}
+LOG_LINES = 10
 METRICS = ("cosine", "dot", "l2")
 CORRECTIONS = ("none", "centred", "csls", "all_but_top")
 
@@ -34,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from softprompt_core.ui.launch import main as launch
 
         return launch(arguments[1:]) or 0
-    runs_dir = Path(os.environ.get("SOFTPROMPT_HOME") or "runs")
+    runs_dir = default_runs_dir()
     try:
         options = _parser().parse_args(arguments)
         runs_dir = Path(options.runs_dir)
@@ -94,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, about: str, run: Callable[..., Any], show: Callable[[Any], None]) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about, allow_abbrev=False)
-        command.add_argument("--runs-dir", default=os.environ.get("SOFTPROMPT_HOME") or "runs",
+        command.add_argument("--runs-dir", default=str(default_runs_dir()),
                              help="where runs are kept (default $SOFTPROMPT_HOME or runs/)")
         command.add_argument("--json", action="store_true", help="one JSON document on stdout, nothing else")
         command.set_defaults(run=run, show=show)
@@ -102,6 +120,16 @@ def _parser() -> argparse.ArgumentParser:
 
     train = add("train", "Train a soft prompt.", _train, _show_train)
     _add_settings(train)
+    train.add_argument("--preflight", action="store_true",
+                       help="say what the run will be and what looks like a slip, and train nothing")
+    resume = add("resume", "Go on with a run that was stopped, interrupted or failed.", _resume, _show_train)
+    resume.add_argument("prompt", metavar="RUN")
+    resume.add_argument("--steps", help="train it on to so many steps in all; needed when it is done")
+    fork = add("fork", "Train a new run that begins where another was.", _fork, _show_train)
+    fork.add_argument("prompt", metavar="RUN")
+    fork.add_argument("--step", help="of the checkpoint to begin at (default: the newest)")
+    fork.add_argument("--keep-optimizer", action="store_true", help="begin with the optimiser's state, too")
+    _add_settings(fork, leave_out=KEPT_IN_FORKS, has_defaults=False)
     compare = add("compare", "Train several initialisations on the same data and compare.", _compare, _show_compare)
     _add_settings(compare, leave_out=("init",))
     compare.add_argument("--init", default=",".join(CompareConfig.model_fields["inits"].default),
@@ -127,41 +155,50 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("path", metavar="DIR")
     bring.add_argument("--model", help="the base model, where the folder does not name it")
     bring.add_argument("--name")
-    runs = add("runs", "List, show, stop or delete runs.", _runs, _show_runs)
-    runs.add_argument("action", choices=("list", "show", "stop", "delete"))
+    runs = add("runs", "List, show, pause, unpause, stop or delete runs.", _runs, _show_runs)
+    runs.add_argument("action", choices=("list", "show", "pause", "unpause", "stop", "delete"))
     runs.add_argument("prompt", metavar="RUN", nargs="?")
     commands.add_parser("app", help="Start the page (see 'softprompt app --help').", add_help=False)
     return parser
 
 
-def _add_settings(command: argparse.ArgumentParser, *, leave_out: Sequence[str] = ()) -> None:
+def _add_settings(
+    command: argparse.ArgumentParser, *, leave_out: Sequence[str] = (), has_defaults: bool = True
+) -> None:
     """One flag a setting; values are checked by the settings themselves, all mistakes together."""
     for key, info in TrainConfig.model_fields.items():
         if key not in leave_out:
-            default = "" if info.default is None else f" (default {str(info.default)!r})"
+            default = "" if info.default is None or not has_defaults else f" (default {str(info.default)!r})"
             about = f"{info.title}: {info.description}{default}".replace("%", "%%")
             command.add_argument(f"--{key.replace('_', '-')}", dest=f"set_{key}", help=about, metavar="VALUE")
     command.add_argument("--config", metavar="FILE", help="settings as JSON; flags win over the file")
+    if has_defaults:
+        command.add_argument("--preset", metavar="NAME", help="a recipe; --config and flags win over it. One of: "
+                             + "; ".join(f"{preset.name}, {preset.title}" for preset in list_presets()))
 
 
-def _settings(options: argparse.Namespace) -> TrainConfig:
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that a preset, the config file and flags name, later ones winning."""
     values: dict[str, Any] = {}
+    if getattr(options, "preset", None) is not None:
+        values = dict(load_preset(options.preset).settings)
     if options.config:
         path = Path(options.config)
         try:
-            values = config_from_json(path.read_text(encoding="utf-8"), origin=path.name)
+            values = layered(values, config_from_json(path.read_text(encoding="utf-8"), origin=path.name))
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The config file {options.config!r} cannot be read ({error}). Check the path.") from None
+    flags: dict[str, Any] = {}
     for key in TrainConfig.model_fields:
         given = getattr(options, f"set_{key}", None)
         if given is not None:
-            values[key] = given.replace("\\n", "\n") if key == "template" else given
-    return parse_config(values)
+            flags[key] = given.replace("\\n", "\n") if key == "template" else given
+    return layered(values, flags)
 
 
-def _whole(value: str, name: str) -> int:
-    if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 9) or int(value) < 1:
-        raise UserError(f"--{name}: {value!r} was given; allowed is a whole number of at least 1.")
+def _whole(value: str, name: str, *, low: int = 1) -> int:
+    if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 9) or int(value) < low:
+        raise UserError(f"--{name}: {value!r} was given; allowed is a whole number of at least {low}.")
     return int(value)
 
 
@@ -175,9 +212,45 @@ def _one_of(value: str, name: str, allowed: Sequence[str]) -> str:
 
 
 def _train(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core.operations import check, preflight, with_start
+
+    config = parse_config(with_start(store, _given(options)))
+    if options.preflight:
+        options.show = _show_preflight
+        return preflight(config, store=store, may_load=True).document()
+    check(config, store)
+    return _train_document(store, store.create(config))
+
+
+def _resume(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core.jobs.execute import new_owner
+    from softprompt_core.operations import prepare_resume
+
+    store.mark_interrupted()
+    run_id = store.run(options.prompt).run_id
+    prepare_resume(store, run_id, steps=None if options.steps is None else _whole(options.steps, "steps"))
+    store.requeue(run_id, owner=new_owner())
+    return _train_document(store, run_id)
+
+
+def _fork(options: argparse.Namespace, store: Store) -> dict[str, Any]:
+    from softprompt_core.jobs.execute import new_owner
+    from softprompt_core.operations import fork
+
+    step = None if options.step is None else _whole(options.step, "step", low=0)
+    run_id = fork(
+        store, options.prompt, step=step, changes=_given(options), keeps_optimizer=options.keep_optimizer
+    )
+    store.requeue(run_id, owner=new_owner())
+    return _train_document(store, run_id)
+
+
+def _train_document(store: Store, run_id: str) -> dict[str, Any]:
+    """What a queued run comes to when it is trained here."""
     from softprompt_core.experiments import run_document
 
-    (info,) = [store.run(run_id) for run_id in _train_here(store, [_settings(options)])]
+    _train_here(store, [run_id])
+    info = store.run(run_id)
     if info.status == "failed":
         raise UserError(info.reason)
     return run_document(info)
@@ -185,27 +258,31 @@ def _train(options: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     from softprompt_core.experiments import comparison_document
+    from softprompt_core.operations import check, with_start
 
+    values = _given(options)
+    if values.get("init_run"):
+        values = with_start(store, values | {"init": "from_run"})
     comparison = parse_compare(
-        _settings(options), inits=[i.strip() for i in options.init.split(",") if i.strip()],
+        parse_config(values), inits=[i.strip() for i in options.init.split(",") if i.strip()],
         seeds=_whole(options.seeds, "seeds"),
     )
-    infos = [store.run(run_id) for run_id in _train_here(store, comparison.arms())]
+    arms = comparison.arms()
+    check(next((arm for arm in arms if arm.init == "from_run"), arms[0]), store)
+    run_ids = store.create_group(arms)
+    _train_here(store, run_ids)
+    infos = [store.run(run_id) for run_id in run_ids]
     if all(info.status == "failed" for info in infos):
         raise UserError(infos[0].reason)
     return comparison_document(infos)
 
 
-def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
-    """Trains in this process and returns the runs' ids; Ctrl-C stops and keeps the best prompts."""
+def _train_here(store: Store, run_ids: list[str]) -> None:
+    """Trains queued runs in this process; Ctrl-C stops them and keeps the best prompts."""
     from softprompt_core.jobs.execute import beating, execute, new_owner, passes
-    from softprompt_core.operations import check
-
-    check(configs[0])
     from softprompt_core.training import Control
 
-    group = store.new_group_id() if len(configs) > 1 else None
-    runs = {store.create(config, group_id=group): config for config in configs}
+    runs = {run_id: store.config(run_id) for run_id in run_ids}
     owner = new_owner()
     store.claim(list(runs), owner=owner)
     control = Control()
@@ -222,7 +299,6 @@ def _train_here(store: Store, configs: list[TrainConfig]) -> list[str]:
                 execute(store, together, control, owner=owner, on_record=progress)
     finally:
         signal.signal(signal.SIGINT, previous)
-    return list(runs)
 
 
 class _Progress:
@@ -329,6 +405,10 @@ def _runs(options: argparse.Namespace, store: Store) -> Any:
     info = store.run(options.prompt)
     if options.action == "stop":
         store.ask_to_stop(info.run_id)
+    if options.action in ("pause", "unpause"):
+        store.ask_to_pause(info.run_id, is_paused=options.action == "pause")
+    if options.action == "show":
+        options.show = lambda rows: _show_run(rows[0], store.logs(info.run_id))
     if options.action == "delete":
         store.delete(info.run_id)
         return [{**listing(info), "status": "deleted"}]
@@ -347,9 +427,16 @@ def _show_train(document: dict[str, Any]) -> None:
     interval = f" (95 % interval {low:.1%} to {high:.1%})" if low is not None and high is not None else ""
     print(f"{document['run_id']}: {document['status']} after {document.get('steps')} steps")
     print(f"test accuracy          {_percent(document.get('eval_accuracy'))}{interval}")
-    for source, name in (("hand_written", "hand-written prompt"), ("majority", "majority class")):
+    for source, name in BASELINES.items():
         figures = (document.get("baselines") or {}).get(source)
         print(f"{name:<22} {_percent(figures['accuracy'] if figures else None)}")
+
+
+def _show_preflight(document: dict[str, Any]) -> None:
+    for row in document["rows"]:
+        print(f"{row['what']:<22} {row['value']}")
+    for warning in document["warnings"]:
+        print(f"warning: {warning}")
 
 
 def _show_compare(document: dict[str, Any]) -> None:
@@ -382,6 +469,26 @@ def _show_path(document: dict[str, Any]) -> None:
 def _show_runs(rows: list[dict[str, Any]]) -> None:
     for row in rows or [{"run_id": "no runs yet", "status": "", "name": "start one with 'softprompt train'"}]:
         print(f"{row['run_id']:<52} {row['status']:<12} {row['name']}")
+
+
+def _show_run(row: dict[str, Any], logs: Sequence[tuple[float, Any]]) -> None:
+    """A run for people: how it stands, the settings that are not the defaults, its figures, its last log lines."""
+    print(f"{row['run_id']}: {row['status']}, step {row['step']} of {row['steps']}")
+    for name in ("name", "reason", "group_id"):
+        if row[name]:
+            print(f"{name.replace('_id', ''):<22} {row[name]}")
+    for key, info in TrainConfig.model_fields.items():
+        if key != "name" and row["config"].get(key) not in (info.default, None):
+            print(f"{info.title:<22} {row['config'][key]}")
+    result = row["result"]
+    for key, title in FIGURES.items():
+        if result.get(key) is not None:
+            print(f"{title:<22} {_percent(result[key]) if 'accuracy' in key else f'{result[key]:.4g}'}")
+    for source, name in BASELINES.items():
+        if figures := (result.get("baselines") or {}).get(source):
+            print(f"{name:<22} {_percent(figures['accuracy'])}")
+    for seconds, record in logs[-LOG_LINES:]:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}  {record.level:<8} {record.text}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ Init = Literal[
 INITS: tuple[Init, ...] = get_args(Init)
 Method = Literal["prompt", "prefix", "p_tuning", "lora", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
+PROMPT_METHODS: tuple[Method, ...] = ("prompt", "p_tuning")
+"""Those that learn virtual tokens, which can be read; the others change the model in other places."""
+METHOD_NAMES: dict[Method, str] = {
+    "prompt": "prompt tuning", "prefix": "prefix tuning", "p_tuning": "p-tuning", "lora": "LoRA",
+    "full": "full fine-tuning",
+}
 METHOD_LR: dict[Method, float] = {"prompt": 0.03, "prefix": 0.01, "p_tuning": 0.003, "lora": 0.002, "full": 0.0003}
 """Peak learning rates where none is given: sound starts for AdamW and a few hundred steps."""
 Optimizer = Literal["adamw", "adafactor"]
@@ -87,6 +93,10 @@ class TrainConfig(BaseModel):
         20, ge=1, le=1_000, title="virtual tokens", description="P, the length of the soft prompt."
     )
     steps: int = Field(300, ge=1, le=1_000_000, title="steps", description="Optimiser steps.")
+    epochs: float | None = Field(
+        None, gt=0, le=10_000, title="epochs",
+        description="Passes over the training rows; where given, they decide the steps.",
+    )
     batch_size: int = Field(8, ge=1, le=4_096, title="batch size", description="Rows a step.")
     accumulation: int = Field(
         1, ge=1, le=1_024, title="accumulation", description="Batches that make one optimiser step together."
@@ -180,13 +190,22 @@ class TrainConfig(BaseModel):
         """Steps between two checkpoints."""
         return self.checkpoint_every or self.evaluation_interval
 
+    def for_rows(self, rows: int) -> TrainConfig:
+        """The same settings with the steps that `epochs` means on so many training rows.
+
+        The last batch of an epoch is as short as it comes, so that an epoch is every row once.
+        """
+        if self.epochs is None:
+            return self
+        return self.with_changes(steps=math.ceil(self.epochs * math.ceil(rows / (self.batch_size * self.accumulation))))
+
     def pass_settings(self) -> tuple[Any, ...]:
         """What runs must have in common to go through the model together."""
         return tuple(getattr(self, name) for name in PASS_SETTINGS)
 
     def with_changes(self, **changes: Any) -> TrainConfig:
-        """The same settings with some replaced, checked again."""
-        return parse_config({**self.model_dump(), **changes})
+        """The same settings with some replaced, checked again; steps given anew win over epochs."""
+        return parse_config(layered(self.model_dump(), changes))
 
 
 class CompareConfig(BaseModel):
@@ -234,6 +253,16 @@ class CompareConfig(BaseModel):
             return [changes]
         run = self.base.init_run
         return [{**changes, "init": init, "init_run": run if init == "from_run" else None} for init in self.inits]
+
+
+def layered(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Settings from several places, a later one winning; there steps win over the epochs of an earlier one."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if "steps" in layer and "epochs" not in layer:
+            values.pop("epochs", None)
+        values |= layer
+    return values
 
 
 def parse_config(values: dict[str, Any]) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 SETTINGS = {
     # How long an idle worker thread spins before it sleeps (GNU OpenMP, torch's on Linux). The default spins for
@@ -22,3 +23,8 @@ def prepare_environment() -> None:
     """Sets what is not set yet; what the user has set stays."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def default_runs_dir() -> Path:
+    """Where runs are kept when nothing is said: $SOFTPROMPT_HOME, else the folder runs."""
+    return Path(os.environ.get("SOFTPROMPT_HOME") or "runs")

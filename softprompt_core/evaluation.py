@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from softprompt_core.layouts import Prefix, continuation_scores, prompt_length
+from softprompt_core.layouts import Prefix, continuation_scores, layout_for, prompt_length
 from softprompt_core.models import BaseModel
 from softprompt_core.plans import LayoutName, Row, plan
 from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids
@@ -65,6 +65,7 @@ def label_scores(
     lead = prompt if isinstance(prompt, Prefix) else prompt.to(base.device, torch.float32)[None]
     length = prompt_length(lead)
     lengths = [len(ids) for ids in label_ids]
+    layout = "cached" if isinstance(lead, Prefix) else layout_for(base, layout)
     if layout == "packed":
         costs = [len(context) + sum(lengths) for context in contexts]
     else:       # a line a label, each with the prompt and the text
@@ -141,19 +142,30 @@ def majority(tokens: TokenisedTask, *, split: str = "test") -> dict[str, Any]:
     }
 
 
-def hard_prompt(
+def hard_prompt_ids(
     base: BaseModel, text: str, *, longest: int | None = None, begin: Sequence[int] = ()
-) -> torch.Tensor:
-    """A hand-written prompt as the rows of its tokens, [P, H] float32, ending in a line break.
+) -> list[int]:
+    """A hand-written prompt as token ids, ending in a line break; none for no text.
 
     `longest` is the most tokens there is room for; a text beyond it is cut at its end. `begin` are the ids with
     which the model's texts begin.
     """
-    ids = [*begin, *text_token_ids(text.rstrip() + "\n", base.tokenizer)][:longest] if text else []
+    return [*begin, *text_token_ids(text.rstrip() + "\n", base.tokenizer)][:longest] if text else []
+
+
+def hard_prompt(
+    base: BaseModel, text: str, *, longest: int | None = None, begin: Sequence[int] = ()
+) -> torch.Tensor:
+    """A hand-written prompt as the rows of its tokens, [P, H] float32; see `hard_prompt_ids`."""
+    return words_prompt(base, hard_prompt_ids(base, text, longest=longest, begin=begin))
+
+
+def words_prompt(base: BaseModel, ids: Sequence[int]) -> torch.Tensor:
+    """Token ids as an untrained prompt, [P, H] float32 on the CPU."""
     if not ids:
         return torch.zeros(0, base.hidden_size)
     with torch.no_grad():
-        return base.module.get_input_embeddings()(torch.tensor([ids], device=base.device))[0].float().cpu()
+        return base.embed(torch.tensor([list(ids)], device=base.device))[0].float().cpu()
 
 
 def document(evaluation: Evaluation) -> dict[str, Any]:

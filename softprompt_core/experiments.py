@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from softprompt_core.config import METHOD_NAMES
 from softprompt_core.records import RunInfo
 
 SUMMARISED = ("accuracy", "loss")
 
 
 def comparison_document(infos: Sequence[RunInfo]) -> dict[str, Any]:
-    """One comparison as the CLI's `compare` document: its runs, a summary an initialisation, a verdict.
+    """One comparison as the CLI's `compare` document: its runs, a summary an arm, baselines, a verdict.
 
+    An arm is an initialisation of prompt tuning, or another method, which knows no initialisations (init is None).
     Intervals are 95 % confidence intervals of the mean over seeds (Student's t); with one seed there is none.
+    Baselines are those of the first run that finished: all runs have the same rows.
     """
-    runs = [run_document(info) | {"init": info.config["init"], "seed": info.config["seed"]} for info in infos]
+    runs = [{**run_document(info), **_arm_facts(info.config), "seed": info.config["seed"]} for info in infos]
     finished = [run for run in runs if run["status"] == "done" and run.get("eval_accuracy") is not None]
-    inits = list(dict.fromkeys(run["init"] for run in runs))
-    summary = [_summary(init, [run for run in finished if run["init"] == init]) for init in inits]
+    arms = list(dict.fromkeys(map(arm_of, runs)))
+    summary = [_summary(arm, [run for run in runs if arm_of(run) == arm], finished) for arm in arms]
     return {
         "group_id": infos[0].group_id if infos else None,
         "runs": runs,
         "summary": summary,
-        "verdict": verdict(finished, inits, unfinished=len(runs) - len(finished)),
+        "baselines": finished[0].get("baselines") if finished else None,
+        "verdict": verdict(finished, arms, unfinished=len(runs) - len(finished)),
     }
 
 
@@ -36,10 +40,25 @@ def run_document(info: RunInfo) -> dict[str, Any]:
     return {"run_id": info.run_id, "status": info.status, "reason": info.reason, **info.result}
 
 
-def _summary(init: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    entry: dict[str, Any] = {"init": init, "runs": len(runs)}
+def arm_of(run: Mapping[str, Any]) -> str:
+    """What a run of a comparison stands for: its initialisation, or for other methods than prompts the method."""
+    method = run.get("method", "prompt")
+    return str(run["init"]) if method == "prompt" else METHOD_NAMES[method]
+
+
+def _arm_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    method = config.get("method", "prompt")
+    return {"method": method, "init": config["init"] if method == "prompt" else None}
+
+
+def _summary(arm: str, runs: list[dict[str, Any]], finished: list[dict[str, Any]]) -> dict[str, Any]:
+    counted = [run for run in finished if arm_of(run) == arm]
+    entry: dict[str, Any] = {
+        "arm": arm, "init": runs[0]["init"], "method": runs[0]["method"], "runs": len(counted),
+        "trainable_parameters": counted[0].get("trainable_parameters") if counted else None,
+    }
     for figure in SUMMARISED:
-        values = [run[f"eval_{figure}"] for run in runs]
+        values = [run[f"eval_{figure}"] for run in counted]
         low, high = mean_interval(values)
         entry[f"{figure}_mean"] = float(np.mean(values)) if values else None
         entry[f"{figure}_ci95_low"], entry[f"{figure}_ci95_high"] = low, high
@@ -54,27 +73,51 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
-def verdict(runs: Sequence[dict[str, Any]], inits: Sequence[str], *, unfinished: int = 0) -> str:
-    """What the finished runs allow one to say of their test accuracy, in two or three sentences."""
-    by_init = {init: {r["seed"]: r for r in runs if r["init"] == init} for init in inits}
-    by_init = {init: found for init, found in by_init.items() if found}
-    if len(by_init) < 2:
-        return "Nothing to compare yet: at least two initialisations must have finished."
-    means = {i: float(np.mean([r["eval_accuracy"] for r in found.values()])) for i, found in by_init.items()}
-    ranked = sorted(means, key=lambda init: -means[init])
-    best, second = ranked[0], ranked[1]
-    listed = ", ".join(f"{init} {means[init]:.1%}" for init in ranked)
-    shared = sorted(set(by_init[best]) & set(by_init[second]))
+def verdict(runs: Sequence[dict[str, Any]], arms: Sequence[str], *, unfinished: int = 0) -> str:
+    """What the finished runs allow one to say of their test accuracy, in a few sentences.
+
+    The two arms with the highest means are compared seed by seed, because runs of one seed share the order of their
+    rows. Where arms have not the same seeds, only those that both have count, and that is said: a mean over other
+    seeds is no fair comparison.
+    """
+    by_arm = {arm: {r["seed"]: r for r in runs if arm_of(r) == arm} for arm in arms}
+    by_arm = {arm: found for arm, found in by_arm.items() if found}
+    if len(by_arm) < 2:
+        return "Nothing to compare yet: at least two arms, initialisations or methods, must have finished."
+    means = {arm: float(np.mean([r["eval_accuracy"] for r in found.values()])) for arm, found in by_arm.items()}
+    ranked = sorted(means, key=lambda arm: -means[arm])
+    has_equal_seeds = len({frozenset(found) for found in by_arm.values()}) == 1
+    listed = ", ".join(
+        f"{arm} {means[arm]:.1%}" + ("" if has_equal_seeds else f" ({_count(len(by_arm[arm]), 'seed')})")
+        for arm in ranked
+    )
     sentences = [f"Mean test accuracy: {listed}."]
-    if len(shared) < 2:
-        sentences.append(_one_seed(by_init[best], by_init[second], best, second))
-    else:
-        differences = [by_init[best][s]["eval_accuracy"] - by_init[second][s]["eval_accuracy"] for s in shared]
-        rows = min((by_init[best][s].get("test_rows") or 0 for s in shared), default=0)
-        sentences.append(_over_seeds(differences, best, second, rows=rows))
+    sentences += _between(by_arm, *ranked[:2])
     if unfinished:
         sentences.append(f"{unfinished} of the runs did not finish and are not counted.")
     return " ".join(sentences)
+
+
+def _between(by_arm: Mapping[str, dict[int, Any]], best: str, second: str) -> list[str]:
+    """What can be said of two arms; each seed → run."""
+    shared = sorted(set(by_arm[best]) & set(by_arm[second]))
+    if len(shared) < 2:
+        if min(len(by_arm[best]), len(by_arm[second])) < 2:
+            return [_one_seed(by_arm[best], by_arm[second], best, second)]
+        what = f"{best} and {second} share {_count(len(shared), 'seed')}, too few to compare them"
+        return [f"{what}. Train both with the same seeds."]
+    differences = [by_arm[best][s]["eval_accuracy"] - by_arm[second][s]["eval_accuracy"] for s in shared]
+    rows = min((by_arm[best][s].get("test_rows") or 0 for s in shared), default=0)
+    said = []
+    if set(by_arm[best]) != set(by_arm[second]):
+        said.append(f"{best} and {second} have not the same seeds; only the {len(shared)} that both have are compared.")
+    if np.mean(differences) < 0:        # the higher mean came from seeds that the other has not
+        best, second, differences = second, best, [-difference for difference in differences]
+    return [*said, _over_seeds(differences, best, second, rows=rows)]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _over_seeds(differences: Sequence[float], best: str, second: str, *, rows: int) -> str:
@@ -95,7 +138,9 @@ def _over_seeds(differences: Sequence[float], best: str, second: str, *, rows: i
 
 
 def _one_seed(first: dict[int, Any], second: dict[int, Any], best: str, other: str) -> str:
-    one, two = next(iter(first.values())), next(iter(second.values()))
+    """The verdict where one of the arms has a single run: on a seed that both have, where there is one."""
+    shared = sorted(set(first) & set(second))
+    one, two = (runs[shared[0]] if shared else next(iter(runs.values())) for runs in (first, second))
     overlap = (one.get("eval_accuracy_low") or 0) <= (two.get("eval_accuracy_high") or 1)
     caution = "One seed says nothing about chance between runs; three or more are needed."
     if overlap:

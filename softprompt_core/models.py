@@ -192,6 +192,13 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseM
         return base
 
 
+def loaded_model(name: str, *, device: str = "auto", dtype: str = "auto") -> BaseModel | None:
+    """The named model where it is in memory already. Raises UserError for a device that is not there."""
+    chosen = choose_device(device)
+    with _LOCK:
+        return _MODELS.get((name, str(chosen), str(choose_dtype(dtype, chosen))))
+
+
 def _lock_of(key: tuple[str, ...]) -> threading.RLock:
     with _LOCK:
         return _LOCKS.setdefault(key, threading.RLock())
@@ -219,9 +226,27 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
 
     if wanted == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            return torch.bfloat16 if has_bfloat16(device) else torch.float16
         return torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wanted]
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; elsewhere torch emulates it, many times slower.
+
+    A GPU does from compute capability 8.0 on (`torch.cuda.is_bf16_supported` counts emulation, too), a CPU with
+    AVX512-BF16 or AMX, or where oneDNN says so on Arm.
+    """
+    import platform
+
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and platform.machine().lower() in ("x86_64", "amd64"):
+        asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+        return any(ask is not None and ask() for ask in asked)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
@@ -233,7 +258,7 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
         config = AutoConfig.from_pretrained(place)
     except Exception as error:
         raise UserError(_not_loadable(name, "configuration", error)) from None
-    kind = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
+    kind: Any = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
     try:
         module, found = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except Exception as error:
@@ -280,17 +305,26 @@ def input_embeddings(module: Any, name: str) -> Any:
 
 
 def read_context(name: str) -> int | None:
-    """Tokens that a model reads at most, from its settings file alone; None where that is not on this machine."""
+    """Tokens that a model reads at most, from its config.json alone; None where that is not on this machine."""
     return _context(_read_config(name))
 
 
 def read_is_encoder_decoder(name: str) -> bool:
-    """Whether a model is an encoder–decoder, by its settings file alone; False where that is not on this machine."""
+    """Whether a model is an encoder–decoder, from its config.json alone; False where that is not on this machine."""
     return bool(_read_config(name).get("is_encoder_decoder"))
 
 
 def _read_config(name: str) -> dict[str, Any]:
-    path = Path(locate(name)) / "config.json"
+    """The config.json of a folder, or of a hub id that was downloaded before; empty where there is none here."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = Path(place := locate(name)) / "config.json"
+    if not path.is_file() and not os.path.isdir(place):
+        try:
+            found = try_to_load_from_cache(place, "config.json")
+        except ValueError:      # HFValidationError: no id that the hub could know
+            found = None
+        path = Path(found) if isinstance(found, str) else path
     try:
         config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:

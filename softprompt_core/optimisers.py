@@ -7,14 +7,49 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.optimization import Adafactor
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.records import Tensors
 
 
 def build_optimizer(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW; the rate of each step is set from outside (`schedules.learning_rate`)."""
+    """AdamW, or Adafactor as Lester et al. set it; the rate of each step is set from outside (`schedules`)."""
+    if config.optimizer == "adafactor":
+        is_factored = config.method in ("lora", "full")
+        return PromptAdafactor(list(parameters), config.lr, weight_decay=config.weight_decay, is_factored=is_factored)
     return torch.optim.AdamW(list(parameters), lr=config.lr, weight_decay=config.weight_decay)
+
+
+class PromptAdafactor(Adafactor):
+    """Adafactor (Shazeer & Stern 2018) with the settings that Lester et al. 2021 published with their code.
+
+    No scaling by the parameter's size, decay rate 0.8, updates clipped at a root mean square of 1. Two things differ
+    from transformers' Adafactor, and more from torch's, which always scales by the parameter's size: their second
+    moments are kept whole for a prompt, not as rows and columns; and weight decay is a share of the parameter at every
+    step, whatever the learning rate. Their files: prompt_tuning/configs/models/t5_1_1_prompt.gin,
+    prompt_tuning/train/optim.py, t5x/adafactor.py.
+    """
+
+    def __init__(
+        self, parameters: list[torch.nn.Parameter], lr: float, *, weight_decay: float = 0.0, is_factored: bool = False
+    ) -> None:
+        self._is_factored = is_factored
+        self._weight_decay = weight_decay
+        super().__init__(parameters, lr=lr, scale_parameter=False, relative_step=False, warmup_init=False)
+
+    def _get_options(self, param_group: dict[str, Any], param_shape: torch.Size) -> tuple[bool, bool]:
+        return self._is_factored and len(param_shape) >= 2, False
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step; without scaling the update does not depend on the parameter, so decay may come first."""
+        if self._weight_decay:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.mul_(1 - self._weight_decay)
+        return super().step(closure)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """How a batch is laid out in lines that go through the frozen model together; plain numbers, no model.
 
 A pass holds K prompts. Every prompt has its own rows; a row is a text and one or more continuations
-(a label in training, every label when scoring). There are four layouts:
+(a label in training, every label when scoring). There are four layouts for causal models:
 
 - packed: many texts a line, `[prompt | text 1 | its continuations | text 2 | …]` with a mask by which each
   token sees the prompt, its own text and its own continuation. In a causal model the prompt's states do
@@ -10,6 +10,9 @@ A pass holds K prompts. Every prompt has its own rows; a row is a text and one o
   computed once; prefixes, which are keys and values to begin with, can be had no other way;
 - concatenated: one line a continuation, `[prompt | text | continuation]`, plain causal attention;
 - peft: the same as PEFT lays it out, `[prompt | padding | text | continuation]`, for whoever must match an old run.
+
+An encoder–decoder has a layout of its own, encoder_decoder: one line a text, `[prompt | text]`, for the encoder. The
+continuations are the decoder's: only `target` and `owner` hold them, and `source` is the line of their text.
 
 In the first three nothing is padded on the left, positions are contiguous, and all give the same numbers. In all, the
 last token of a continuation is never fed, and logits are computed only where a token is predicted.
@@ -23,7 +26,7 @@ from typing import Literal
 
 import numpy as np
 
-LayoutName = Literal["packed", "cached", "concatenated", "peft"]
+LayoutName = Literal["packed", "cached", "concatenated", "peft", "encoder_decoder"]
 LINE_TOKENS = 512
 """Longest packed line: beyond it, attention over texts that cannot see each other costs more than it saves."""
 
@@ -80,9 +83,15 @@ def plan(
     )
     for k, rows in enumerate(batches):
         line: _Line | None = None
+        shared = _shared([row.context for row in rows]) if layout == "packed" else 0
         for row in rows:
             branches = list(zip(range(owner, owner + len(row.continuations)), row.continuations, strict=True))
             owner += len(row.continuations)
+            if layout == "encoder_decoder":
+                lines.append(line := _Line(k, prompt_length))
+                line.add(row.context, [])
+                line.predictions = [(len(line.ids) - 1, t, number) for number, c in branches for t in c]
+                continue
             if layout != "packed":
                 for number, continuation in branches:
                     lines.append(line := _Line(k, prompt_length))
@@ -90,11 +99,44 @@ def plan(
                         line.pad(width - len(row.context) - len(continuation))
                     line.add(row.context, [(number, continuation)])
                 continue
-            size = len(row.context) + sum(len(c) - 1 for c in row.continuations)
+            size = len(row.context) - shared + sum(len(c) - 1 for c in row.continuations)
             if line is None or len(line.ids) + size > LINE_TOKENS:
                 lines.append(line := _Line(k, prompt_length))
-            line.add(row.context, branches)
+                line.share(row.context[:shared])
+            line.add(row.context[shared:], branches)
     return _freeze(lines, owner, layout, prompt_length)
+
+
+def divided(
+    rows: Sequence[Row], *, prompt_length: int, layout: LayoutName, tokens: int, predictions: int
+) -> list[list[Row]]:
+    """The rows of one prompt in order, in parts of at most so many tokens, prompts and padding counted, and predictions.
+
+    As much goes into a part as there is room for; a row is a part by itself where it alone is more.
+    """
+    parts: list[list[Row]] = []
+    total = line = width = predicted = 0
+    for row in rows:
+        predicts = sum(map(len, row.continuations))
+        size = len(row.context) + predicts
+        begins_line = layout != "packed" or not line or line + size > LINE_TOKENS
+        after = total + size + prompt_length * begins_line
+        if layout != "packed" and parts:        # every line is as long as the longest
+            after = (len(parts[-1]) + 1) * max(width, size + prompt_length)
+        if not parts or after > tokens or predicted + predicts > predictions:
+            parts.append([])
+            after, begins_line, width, predicted = size + prompt_length, True, 0, 0
+        parts[-1].append(row)
+        total, width, predicted = after, max(width, size + prompt_length), predicted + predicts
+        line = size + (prompt_length if begins_line else line)
+    return parts
+
+
+def _shared(contexts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all texts begin with, at most all but one of the shortest: such is a template's beginning."""
+    first, last = min(contexts, default=()), max(contexts, default=())      # between them stand all others
+    most = min(map(len, contexts), default=0) - 1
+    return next((i for i in range(max(0, most)) if first[i] != last[i]), max(0, most))
 
 
 class _Line:
@@ -115,6 +157,14 @@ class _Line:
         self.text += [-2] * count
         self.branch += [-1] * count
         self.start += count
+
+    def share(self, ids: Sequence[int]) -> None:
+        """Appends tokens that every text of the line begins with; like the prompt, all of them see it."""
+        self.ids += ids
+        self.positions += range(self.start, self.start + len(ids))
+        self.text += [-1] * len(ids)
+        self.branch += [-1] * len(ids)
+        self.start += len(ids)
 
     def add(self, context: Sequence[int], branches: Sequence[tuple[int, Sequence[int]]]) -> None:
         """Appends a text and its numbered continuations."""
@@ -152,6 +202,7 @@ def _freeze(lines: list[_Line], continuations: int, layout: LayoutName, prompt_l
     prompt_of = np.array([line.k for line in lines])
     prompts = len(np.unique(prompt_of)) if layout == "cached" else len(lines)
     tokens = sum(len(line.ids) - prompt_length for line in lines) + prompts * prompt_length
+    tokens += len(target) if layout == "encoder_decoder" else 0
     return Plan(
         layout=layout, prompt_of=prompt_of, ids=ids, positions=positions, text=text, branch=branch, keep=keep,
         source=source, target=target, owner=owner, continuations=continuations, tokens=tokens,

@@ -23,7 +23,10 @@ SnapshotKind = Literal["trajectory", "live", "selected"]
 
 @dataclass(frozen=True)
 class StartRecord:
-    """The first record of a run: what it is made on (revision, data hash, versions, tokens of its start)."""
+    """A run begins; what it is made on (revision, data hash, versions, tokens of its start).
+
+    What may have been recorded of an earlier beginning is void.
+    """
 
     run_id: str
     facts: dict[str, Any]
@@ -87,6 +90,23 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class ResumeRecord:
+    """A run goes on after this step: what had been recorded of later ones is void."""
+
+    run_id: str
+    step: int
+
+
+@dataclass(frozen=True)
+class PauseRecord:
+    """A run is held after this step, or goes on again."""
+
+    run_id: str
+    step: int
+    is_paused: bool
+
+
+@dataclass(frozen=True)
 class LogRecord:
     run_id: str
     level: Literal["info", "warning", "error"]
@@ -103,7 +123,10 @@ class EndRecord:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-Record = StartRecord | StepRecord | EvalRecord | Snapshot | Weights | Checkpoint | LogRecord | EndRecord
+Record = (
+    StartRecord | ResumeRecord | StepRecord | EvalRecord | Snapshot | Weights | Checkpoint | PauseRecord | LogRecord
+    | EndRecord
+)
 
 
 @dataclass(frozen=True)

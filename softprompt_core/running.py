@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from softprompt_core.config import TrainConfig
+from softprompt_core.config import PROMPT_METHODS, TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Evaluation
 from softprompt_core.methods import Method, as_array
@@ -29,9 +30,7 @@ class Order:
     def __init__(self, rows: int, *, batch_size: int, seed: int) -> None:
         self._rows, self._batch_size = rows, batch_size
         self._generator = torch.Generator().manual_seed(seed)
-        self._place = rows      # the next batch begins an epoch
-        self._before = self._generator.get_state()
-        self._order: list[int] = []
+        self._begin_epoch()
 
     def next(self) -> list[int]:
         """The row numbers of the next batch."""
@@ -43,7 +42,7 @@ class Order:
 
     def _begin_epoch(self) -> None:
         self._before = self._generator.get_state()
-        self._order = torch.randperm(self._rows, generator=self._generator).tolist()
+        self._order: list[int] = torch.randperm(self._rows, generator=self._generator).tolist()
         self._place = 0
 
     def state(self) -> tuple[np.ndarray, int]:
@@ -69,10 +68,12 @@ class Running:
     rows_in_epoch: int
     written: str
     init_ids: list[int] | None
+    made_of: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     tokens: int = 0
     step: int = 0
     seconds_before: float = 0.0
+    held_since: float | None = None
     loss: float = math.nan
     first_loss: float = math.nan
     steps_above: int = 0
@@ -81,16 +82,18 @@ class Running:
     best_prompt: FloatArray | None = None
     best_step: int = 0
     looks_since_best: int = 0
-    looked_at: int = field(default=-1)
+    looked_at: int = -1
 
     @property
     def has_prompt(self) -> bool:
         """Whether what was learned can be shown as virtual tokens."""
-        return self.config.method in ("prompt", "p_tuning")
+        return self.config.method in PROMPT_METHODS
 
     def prompt(self) -> FloatArray:
         """The virtual tokens now, [P, H]."""
-        return as_array(self.method.lead())
+        lead = self.method.lead()
+        assert isinstance(lead, torch.Tensor), "only methods with virtual tokens are asked for them"
+        return as_array(lead)
 
     def note_loss(self, loss: float) -> None:
         """Counts how long the loss has stayed far above its start."""
@@ -133,10 +136,15 @@ class Running:
             self.method.restore(self.best)
         return self.selected_step
 
+    def release(self, now: float) -> None:
+        """Goes on after a pause, whose time does not count."""
+        if self.held_since is not None:
+            self.seconds_before, self.held_since = self.seconds_before - (now - self.held_since), None
+
     # -------------------------------------------------------------- checkpoint
 
     def checkpoint(self, *, seconds: float) -> Checkpoint:
-        """Everything the next step depends on."""
+        """Everything the next step depends on; seconds: of training since this program took the run up."""
         remembered, values = optimizer_state(self.optimizer)
         generator, place = self.order.state()
         tensors: Tensors = {f"trained.{key}": value for key, value in self.method.tensors().items()}
@@ -146,16 +154,26 @@ class Running:
             tensors["best_prompt"] = self.best_prompt
         tensors["order"] = generator
         facts = {
-            "place": place, "optimizer": values, "seconds": seconds, "rows": self.rows, "tokens": self.tokens,
+            "made_of": self.made_of, "steps": self.config.steps, "place": place, "optimizer": values,
+            "seconds": self.seconds_before + seconds, "rows": self.rows, "tokens": self.tokens,
             "loss": self.loss, "first_loss": self.first_loss, "steps_above": self.steps_above,
             "best_figure": self.best_figure if self.best is not None else None, "best_step": self.best_step,
-            "looks_since_best": self.looks_since_best,
+            "looks_since_best": self.looks_since_best, "looked_at": self.looked_at,
         }
         return Checkpoint(self.run_id, self.step, tensors, facts)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Puts back what `checkpoint` gave. Raises UserError when it does not belong to these settings."""
+        """Puts back what `checkpoint` gave. Raises UserError when it does not belong to these settings.
+
+        A run that goes on to more steps than it had meant to has all its patience again.
+        """
         facts, tensors = saved.facts, saved.tensors
+        for what, before in facts.get("made_of", {}).items():
+            if before != self.made_of.get(what):
+                raise UserError(
+                    f"The {what} of run {self.run_id!r} is no longer what it was trained on, so it cannot go on as it "
+                    "would have. Put the old one back, or fork the run to go on with the new one."
+                )
         try:
             self.method.restore(_part(tensors, "trained."))
             restore_optimizer(self.optimizer, _part(tensors, "optimizer."), facts["optimizer"])
@@ -164,13 +182,40 @@ class Running:
             self.best, self.best_prompt = best or None, tensors.get("best_prompt")
             self.best_figure = facts["best_figure"] if best else math.inf
             self.step, self.seconds_before = saved.step, facts["seconds"]
-            for name in ("rows", "tokens", "loss", "first_loss", "steps_above", "best_step", "looks_since_best"):
+            for name in (
+                "rows", "tokens", "loss", "first_loss", "steps_above", "best_step", "looks_since_best", "looked_at",
+            ):
                 setattr(self, name, facts[name])
+            if facts["steps"] != self.config.steps:
+                self.looks_since_best = 0
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise UserError(
                 f"The checkpoint of step {saved.step} does not fit the run's settings ({error}). "
                 "Resume from another checkpoint or start the run anew."
             ) from None
+
+
+    def begin_at(self, start: Checkpoint) -> None:
+        """Begins with what another run had learned (`fork_of`). Raises UserError when it does not fit."""
+        try:
+            self.method.restore(_part(start.tensors, "trained."))
+            if "optimizer" in start.facts:
+                restore_optimizer(self.optimizer, _part(start.tensors, "optimizer."), start.facts["optimizer"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise UserError(
+                f"What run {start.facts['parent']['run_id']!r} has learned does not fit these settings ({error}). "
+                "Keep its model, method and number of virtual tokens."
+            ) from None
+
+
+def fork_of(saved: Checkpoint, run_id: str, *, keeps_optimizer: bool = False) -> Checkpoint:
+    """The checkpoint of step 0 with which another run begins where `saved` stands."""
+    kept = ("trained.", "optimizer.") if keeps_optimizer else ("trained.",)
+    tensors = {key: value for key, value in saved.tensors.items() if key.startswith(kept)}
+    facts: dict[str, Any] = {"parent": {"run_id": saved.run_id, "step": saved.step}}
+    if keeps_optimizer:
+        facts["optimizer"] = saved.facts.get("optimizer", {})
+    return Checkpoint(run_id, 0, tensors, facts)
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:

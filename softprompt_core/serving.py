@@ -12,14 +12,15 @@ from softprompt_core.config import TrainConfig
 from softprompt_core.data import Task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import label_scores
-from softprompt_core.layouts import LayoutName
+from softprompt_core.layouts import Prefix
 from softprompt_core.models import BaseModel
+from softprompt_core.plans import LayoutName
 from softprompt_core.tokenising import tokenise
 
 
 def predict(
     base: BaseModel,
-    prompt: torch.Tensor,
+    prompt: torch.Tensor | Prefix,
     rows: Sequence[dict[str, str]],
     *,
     config: TrainConfig,
@@ -29,7 +30,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Per row its likeliest label, log p of every label, and those as shares that sum to one.
 
-    prompt: [P, H]; rows hold every column that the template names, or a UserError says which is missing.
+    prompt: [P, H], or one prefix; rows hold every column that the template names, or a UserError says which is missing.
     """
     if not all(text_column in row for row in rows):
         raise UserError(
@@ -42,7 +43,9 @@ def predict(
         label_column=label_column, dropped_rows=0,
         splits={"test": [{**row, label_column: labels[0]} for row in rows]},
     )
-    tokens = tokenise(task, base.tokenizer, config, context=base.context)
+    tokens = tokenise(
+        task, base.tokenizer, config, context=base.context, is_encoder_decoder=base.is_encoder_decoder
+    )
     contexts = [e.context for e in tokens.splits["test"]]
     scores = label_scores(base, prompt, contexts, tokens.label_ids, layout=layout)
     shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))

@@ -48,7 +48,8 @@ def starting_prompt(
         return initialisers.first_rows(table, length=length), list(range(length))
     words = initialisers.ordinary_word_ids(base.tokenizer)
     if config.init == "class_labels":
-        labels = [ids[:-1] for ids in tokens.label_ids]
+        special = set(base.tokenizer.all_special_ids)
+        labels = [[i for i in ids if i not in special] or ids[:-1] for ids in tokens.label_ids]
         return initialisers.class_labels(
             table, length=length, label_ids=labels, generator=generator, word_ids=words
         ), None
@@ -60,13 +61,18 @@ def _warm_start(config: TrainConfig, base: BaseModel, start: FloatArray | None) 
     """A trained prompt as the start of another run (SPoT, Vu et al. 2022)."""
     if start is None:
         raise UserError(f"Run {config.init_run!r} has no prompt to start from. Choose a run that has trained one.")
-    if start.shape != (config.virtual_tokens, base.hidden_size):
+    check_start(start, config, width=base.hidden_size)
+    return torch.from_numpy(start.copy())
+
+
+def check_start(start: FloatArray, config: TrainConfig, *, width: int) -> None:
+    """Raises UserError when a run on a model of this width cannot begin at the prompt `start` [P, H]."""
+    if start.shape != (config.virtual_tokens, width):
         raise UserError(
             f"The prompt of run {config.init_run!r} is {start.shape[0]} × {start.shape[1]}; this run has "
-            f"{config.virtual_tokens} virtual tokens on a model of width {base.hidden_size}. "
+            f"{config.virtual_tokens} virtual tokens on a model of width {width}. "
             f"Use {start.shape[0]} virtual tokens and the model it was trained on."
         )
-    return torch.from_numpy(start.copy())
 
 
 def run_facts(
@@ -78,6 +84,7 @@ def run_facts(
         "model_revision": base.revision, "data_hash": tokens.task.fingerprint, "device": str(base.device),
         "dtype": str(base.dtype).removeprefix("torch."), "labels": list(tokens.task.labels),
         "text_column": tokens.task.text_column, "label_column": tokens.task.label_column,
+        "is_encoder_decoder": base.is_encoder_decoder,
         "split_sizes": {split: len(rows) for split, rows in tokens.splits.items()},
         "init_tokens": [token_text(base.tokenizer, i) for i in init_ids] if init_ids else None,
         "hand_written_prompt": written_prompt(config, tokens),

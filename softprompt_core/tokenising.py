@@ -9,6 +9,7 @@ from typing import Any, Literal
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import Task, load_task, template_of
 from softprompt_core.errors import UserError
+from softprompt_core.models import read_is_encoder_decoder
 from softprompt_core.sources import Rows, quoted
 from softprompt_core.templates import Template
 from softprompt_core.visible import token_text
@@ -27,7 +28,7 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenisedTask:
-    """A task in one model's tokens; label_ids: a space, the label's text and EOS, per label."""
+    """A task in one model's tokens; label_ids: the label's text and EOS, per label."""
 
     task: Task
     splits: dict[str, list[Example]]
@@ -47,20 +48,36 @@ class TokenisedTask:
         return sum(e.context in known for split, rows in self.splits.items() if split != "train" for e in rows)
 
 
-def tokenise(task: Task, tokenizer: Any, config: TrainConfig, *, context: int | None) -> TokenisedTask:
+def tokenise(
+    task: Task, tokenizer: Any, config: TrainConfig, *, context: int | None, is_encoder_decoder: bool | None = None
+) -> TokenisedTask:
     """The task in a model's tokens; texts too long lose their left end, never template or label.
 
-    `context` is the most tokens the model can read, None when it has no limit. Raises UserError when the
-    virtual tokens, the template and the label leave no room for text.
+    A causal model reads text and label in one line: the text as it stands in the middle of a line, without an end;
+    the label after a space. The encoder of an encoder–decoder reads the text and nothing else, whole as its tokenizer
+    writes it: T5 was pretrained on texts that end in EOS, BART on texts between its start and end tokens; the label
+    is a text of its own (`target_token_ids`).
+
+    `context` is the most tokens the model can read, None when it has no limit; which kind of model it is, where
+    that is not given, the config.json of the one that the settings name tells. Raises UserError when the virtual
+    tokens, the template and the label leave no room for text.
     """
+    if is_encoder_decoder is None:
+        is_encoder_decoder = read_is_encoder_decoder(config.model)
     template = template_of(task, config.template)
-    label_ids = tuple(label_token_ids(label, tokenizer) for label in task.labels)
+    write = target_token_ids if is_encoder_decoder else label_token_ids
+    label_ids = tuple(write(label, tokenizer) for label in task.labels)
     _check_labels_differ(task.labels, label_ids)
-    room = _room(config, context, longest_label=max(map(len, label_ids)))
+    longest_label = max(map(len, label_ids))
+    if is_encoder_decoder and context is not None and longest_label > context:
+        raise UserError(f"A label of {longest_label} tokens is more than the model's {context}. Use shorter labels.")
+    room = _room(config, context, longest_label=0 if is_encoder_decoder else longest_label)
     number = {label: i for i, label in enumerate(task.labels)}
     splits, cut_rows = {}, 0
     for split, rows in task.splits.items():
-        encoded = _encode(rows, template, tokenizer, text_column=task.text_column, room=room)
+        encoded = _encode(
+            rows, template, tokenizer, text_column=task.text_column, room=room, is_open=not is_encoder_decoder
+        )
         cut_rows += sum(was_cut for _, was_cut, _ in encoded)
         splits[split] = [
             Example(ids, number[row[task.label_column]])
@@ -77,6 +94,20 @@ def label_token_ids(label: str, tokenizer: Any) -> tuple[int, ...]:
     if not ids:
         raise UserError(f"The label {quoted(label)} has no tokens in this model's vocabulary. Rename the label.")
     return (*ids, tokenizer.eos_token_id)
+
+
+def target_token_ids(label: str, tokenizer: Any) -> tuple[int, ...]:
+    """The label as its tokenizer writes what a decoder is to say, as ids.
+
+    T5 writes the label and EOS, BART its start token before them, as it was pretrained to; EOS is added where a
+    tokenizer writes none. Raises UserError when it has no EOS.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("The model's tokenizer has no end-of-text token, which ends every label. Choose another model.")
+    ids = tokenizer(text_target=label)["input_ids"]
+    if not set(ids) - set(tokenizer.all_special_ids):
+        raise UserError(f"The label {quoted(label)} has no tokens in this model's vocabulary. Rename the label.")
+    return (*ids,) if tokenizer.eos_token_id in ids else (*ids, tokenizer.eos_token_id)
 
 
 def _after_text(text: str, tokenizer: Any) -> list[int]:
@@ -125,9 +156,12 @@ def _room(config: TrainConfig, context: int | None, *, longest_label: int) -> in
 
 
 def _encode(
-    rows: Rows, template: Template, tokenizer: Any, *, text_column: str, room: int
+    rows: Rows, template: Template, tokenizer: Any, *, text_column: str, room: int, is_open: bool
 ) -> list[tuple[tuple[int, ...], bool, list[bool]]]:
-    """Per row: ids, whether it was cut, and for each token whether it comes from a column."""
+    """Per row: ids, whether it was cut, and for each token whether it comes from a column.
+
+    is_open: more follows in the same line, so a text does not end in EOS.
+    """
     if not rows:
         return []
     if not tokenizer.is_fast:
@@ -140,7 +174,7 @@ def _encode(
     ends = {i for i in (tokenizer.eos_token_id, getattr(tokenizer, "sep_token_id", None)) if i is not None}
     out = []
     for ids, offsets, (_, spans) in zip(coded["input_ids"], coded["offset_mapping"], rendered, strict=True):
-        if len(ids) > 1 and ids[-1] in ends and offsets[-1][0] == offsets[-1][1]:
+        if is_open and len(ids) > 1 and ids[-1] in ends and offsets[-1][0] == offsets[-1][1]:
             ids, offsets = ids[:-1], offsets[:-1]      # some tokenizers end every text; the label comes first
         from_column = [any(s < e and a < e and b > s for s, e, _ in spans) for a, b in offsets]
         excess = len(ids) - room
@@ -202,11 +236,14 @@ def preview(config: TrainConfig, tokenizer: Any, *, rows: int = 3, context: int 
     Raises UserError for everything that would stop training for the data's sake.
     """
     task = load_task(config)
-    tokens = tokenise(task, tokenizer, config, context=context)
+    is_encoder_decoder = read_is_encoder_decoder(config.model)
+    tokens = tokenise(task, tokenizer, config, context=context, is_encoder_decoder=is_encoder_decoder)
     template = template_of(task, config.template)
-    room = _room(config, context, longest_label=max(map(len, tokens.label_ids)))
+    room = _room(config, context, longest_label=0 if is_encoder_decoder else max(map(len, tokens.label_ids)))
     shown = task.splits["train"][:rows]
-    encoded = _encode(shown, template, tokenizer, text_column=task.text_column, room=room)
+    encoded = _encode(
+        shown, template, tokenizer, text_column=task.text_column, room=room, is_open=not is_encoder_decoder
+    )
     out = []
     for example, (ids, _, from_column) in zip(tokens.splits["train"], encoded, strict=False):
         line = [PreviewToken(f"P{i + 1}", "virtual") for i in range(config.virtual_tokens)]

@@ -16,22 +16,26 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from softprompt_core.config import PASS_SETTINGS, TrainConfig
+from softprompt_core.config import PASS_SETTINGS, PROMPT_METHODS, TrainConfig
 from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Cancelled, Evaluation, evaluate
-from softprompt_core.layouts import Choice, LayoutName, Row, batch_losses, choose_layout
+from softprompt_core.layouts import batch_losses, prompt_length
 from softprompt_core.methods import build_method, joined
 from softprompt_core.models import BaseModel, embedding_table, load_model
 from softprompt_core.optimisers import build_optimizer
-from softprompt_core.outcomes import UNTESTED, Outcomes, tested
+from softprompt_core.outcomes import UNTESTED, UNTRAINED, Outcomes, tested
+from softprompt_core.plans import LayoutName, Row, divided
+from softprompt_core.recomputing import recomputing
 from softprompt_core.records import (
     Checkpoint,
     EndRecord,
     EvalRecord,
     FloatArray,
     LogRecord,
+    PauseRecord,
     Record,
+    ResumeRecord,
     Snapshot,
     StartRecord,
     Status,
@@ -40,12 +44,15 @@ from softprompt_core.records import (
 )
 from softprompt_core.running import Order, Running
 from softprompt_core.schedules import learning_rate
+from softprompt_core.self_check import Choice, choose_layout
 from softprompt_core.starts import run_facts, starting_prompt, written_prompt
 from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids, tokenise
 
 LIVE_SECONDS = 2.0
 TRAJECTORY_POINTS = 30
 VALIDATION_ROWS = 500
+PASS_TOKENS, PASS_LOGITS = 16_384, 2**27
+"""Tokens, prompts counted, and logits (tokens to predict × vocabulary) that go through the model at once."""
 
 
 class Control:
@@ -54,7 +61,9 @@ class Control:
     def __init__(self) -> None:
         self._stopped: set[str] = set()
         self._stops_all = False
-        self._is_paused = False
+        self._paused: set[str] = set()
+        self._pauses_all = False
+        self._lost: set[str] = set()
         self._changed = threading.Condition()
 
     def stop(self, run_id: str) -> None:
@@ -67,23 +76,35 @@ class Control:
         # no lock: a signal handler calls this, perhaps while its own thread holds the lock
         self._stops_all = True
 
-    def pause(self, is_paused: bool) -> None:
-        """Holds every run between two steps, or lets them go on."""
+    def lose(self, run_id: str) -> None:
+        """Ends one run here, because another process goes on with it; what it still yields is not to be kept."""
+        self._lost.add(run_id)
+        self.stop(run_id)
+
+    def pause(self, is_paused: bool, *, run_id: str | None = None) -> None:
+        """Holds this run, or every run, between two steps, or lets it go on."""
         with self._changed:
-            self._is_paused = is_paused
+            if run_id is None:
+                self._pauses_all = is_paused
+            elif is_paused:
+                self._paused.add(run_id)
+            else:
+                self._paused.discard(run_id)
             self._changed.notify_all()
 
-    @property
-    def is_paused(self) -> bool:
-        return self._is_paused
+    def is_paused(self, run_id: str) -> bool:
+        return self._pauses_all or run_id in self._paused
 
     def is_stopped(self, run_id: str) -> bool:
         return self._stops_all or run_id in self._stopped
 
+    def is_lost(self, run_id: str) -> bool:
+        return run_id in self._lost
+
     def wait_while_paused(self, run_ids: Collection[str]) -> None:
-        """Returns when training may go on, or one of these runs is to stop."""
+        """Returns when one of these runs may go on or is to stop."""
         with self._changed:
-            while self._is_paused and not any(self.is_stopped(run_id) for run_id in run_ids):
+            while all(self.is_paused(run_id) and not self.is_stopped(run_id) for run_id in run_ids):
                 self._changed.wait(timeout=0.2)
 
 
@@ -103,8 +124,8 @@ def train(
 
     runs: id → settings, alike in everything that `PASS_SETTINGS` names. Each run's randomness comes from its own
     generators, so a run gives the same losses alone and in company. starts: the prompts [P, H] of runs whose init is
-    from_run; resume: checkpoints of runs that go on where they were. Raises UserError before the first step
-    when the settings cannot work.
+    from_run; resume: checkpoints of runs that go on where they were, or begin where another was (`running.fork_of`).
+    Raises UserError before the first step when the settings cannot work.
     """
     control, resume = control or Control(), resume or {}
     if len({config.pass_settings() for config in runs.values()}) != 1:
@@ -115,48 +136,55 @@ def train(
     task = load_task(first)
     base = load_model(first.model, device=first.device, dtype=first.dtype)
     tokens = tokenise(task, base.tokenizer, first, context=base.context)
+    runs = {run_id: config.for_rows(len(tokens.splits["train"])) for run_id, config in runs.items()}
     yield from _about_the_data(runs, tokens)
 
-    table = embedding_table(base)
-    active = [_start_run(i, config, base, tokens, table, starts or {}) for i, config in runs.items()]
+    overwritten = {     # at once, by a checkpoint; the run they began at may be gone by now
+        run_id: np.zeros((config.virtual_tokens, base.hidden_size), np.float32)
+        for run_id, config in runs.items() if config.init == "from_run" and run_id in resume
+    }
+    active = _start_runs(runs, base, tokens, {**overwritten, **(starts or {})})
+    choice = _choose(tokens, active[0])     # at the runs' own start, so that a resumed run finds what it had found
     for run in active:
-        if saved := resume.get(run.run_id):
-            run.restore(saved)
-            yield LogRecord(run.run_id, "info", f"resumed after step {run.step}")
-            continue
-        yield StartRecord(run.run_id, run_facts(run.config, base, tokens, init_ids=run.init_ids))
-        if run.has_prompt:
-            yield Snapshot(run.run_id, 0, run.prompt())
-        yield from _about_the_start(run, base, tokens)
-    choice = _choose(tokens, active[0])
-    for run in active:
+        yield from _begin(run, resume.get(run.run_id), base, tokens)
         level: Literal["warning", "info"] = "warning" if choice.is_fallback else "info"
         yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
 
-    outcomes, facts = Outcomes(base, tokens, choice.name), _shared_facts(base, tokens, choice.name)
+    outcomes = Outcomes(base, tokens, choice.name, is_for_words=first.method in PROMPT_METHODS)
+    facts = _shared_facts(base, tokens, choice.name)
     done: list[tuple[Running, str, float]] = []
     started, live = clock(), clock()
     try:
+        for run in [r for r in active if r.step]:       # a look that was cut short before the checkpoint
+            yield from _look(run, tokens, choice.name, control, is_live=True)
         while active:
-            control.wait_while_paused([run.run_id for run in active])
+            yield from _hold(active, control, clock, started)
+            if all(run.held_since is not None for run in active):
+                control.wait_while_paused([run.run_id for run in active])
             for run in [r for r in active if control.is_stopped(r.run_id)]:
+                run.release(clock())
                 seconds = clock() - started
                 yield run.checkpoint(seconds=seconds)
                 ending: _Ending = ("stopped", f"Stopped by the user after step {run.step}.", seconds)
                 yield from _finish(run, outcomes, facts, control, ending)
                 active.remove(run)
-            for together in _model_passes(base, [r for r in active if r.step < r.config.steps]):
+            yield from _hold(active, control, clock, started)
+            moving = [run for run in active if run.held_since is None]
+            due = [run for run in moving if run.step < run.config.steps and not run.is_out_of_patience]
+            for together in _model_passes(base, due):
                 yield from _step(together, tokens, choice.name, seconds=lambda: clock() - started)
-            for run in [r for r in active if r.trouble()]:
+            for run in [r for r in due if r.trouble()]:
                 yield from _finish(run, outcomes, facts, control, ("failed", run.trouble(), clock() - started))
                 active.remove(run)
+                moving.remove(run)
             is_live = clock() - live >= LIVE_SECONDS
             live = clock() if is_live else live
-            for run in list(active):
+            for run in moving:
                 yield from _look(run, tokens, choice.name, control, is_live=is_live)
-                if run.step % run.config.checkpoint_interval == 0 or run.step >= run.config.steps:
+                is_over = run.step >= run.config.steps or run.is_out_of_patience
+                if run.step % run.config.checkpoint_interval == 0 or is_over:
                     yield run.checkpoint(seconds=clock() - started)
-                if run.step >= run.config.steps or run.is_out_of_patience:
+                if is_over:
                     yield from _selected(run)
                     active.remove(run)
                     done.append((run, _why_done(run), clock() - started))
@@ -168,7 +196,31 @@ def train(
         yield from _finish(run, outcomes, facts, control, ("done", reason, seconds))
 
 
+def trial(
+    config: TrainConfig, base: BaseModel, tokens: TokenisedTask, *, start: FloatArray | None = None
+) -> tuple[Running, LayoutName, Callable[[], StepRecord]]:
+    """(a run at its start, its layout, one real step of it at every call), for measuring what a run will take."""
+    (run,) = _start_runs({"trial": config}, base, tokens, {} if start is None else {"trial": start})
+    layout = _choose(tokens, run).name
+    return run, layout, lambda: next(_step([run], tokens, layout, seconds=lambda: 0.0))
+
+
 # ---------------------------------------------------------------- one step
+
+
+def _hold(active: list[Running], control: Control, clock: Callable[[], float], started: float) -> Iterator[Record]:
+    """Holds the runs that are to pause, each with a checkpoint, and lets those go that are to go on."""
+    for run in active:
+        is_paused = control.is_paused(run.run_id) and not control.is_stopped(run.run_id)
+        if is_paused == (run.held_since is not None):
+            continue
+        if is_paused:
+            run.held_since = clock()
+            yield run.checkpoint(seconds=run.held_since - started)
+        else:
+            run.release(clock())
+        yield LogRecord(run.run_id, "info", f"{'paused' if is_paused else 'goes on'} after step {run.step}")
+        yield PauseRecord(run.run_id, run.step, is_paused)
 
 
 def _model_passes(base: BaseModel, active: list[Running]) -> list[list[Running]]:
@@ -187,15 +239,14 @@ def _step(
     active: list[Running], tokens: TokenisedTask, layout: LayoutName, *, seconds: Callable[[], float]
 ) -> Iterator[StepRecord]:
     """One optimiser step of these runs, all in one model pass (or `accumulation` of them)."""
-    batches = [_batches(run, tokens) for run in active]
+    batches = [_batches(run, tokens, layout, among=len(active)) for run in active]
     counts = [sum(len(row.continuations[0]) for batch in parts for row in batch) for parts in batches]
     losses, used = [0.0] * len(active), [0] * len(active)
     for part in range(max(map(len, batches))):
         which = [k for k, parts in enumerate(batches) if part < len(parts)]
         rows = [batches[k][part] for k in which]
-        found, lines = batch_losses(
-            active[0].method.base, joined([active[k].method.lead() for k in which]), rows, layout=layout
-        )
+        leads = joined([active[k].method.lead() for k in which])
+        found, lines = batch_losses(active[0].method.base, leads, rows, layout=layout)
         # a part weighs as much as it has label tokens, so that 4 × 2 rows give what 1 × 8 gives
         shares = [sum(len(row.continuations[0]) for row in r) / counts[k] for k, r in zip(which, rows, strict=True)]
         weighted = found * found.new_tensor(shares)
@@ -203,7 +254,7 @@ def _step(
         for place, (k, loss) in enumerate(zip(which, weighted.tolist(), strict=True)):
             losses[k] += loss
             used[k] += sum(len(row.context) + len(row.continuations[0]) - 1 for row in rows[place])
-            used[k] += int((lines.prompt_of == place).sum()) * active[k].config.virtual_tokens
+            used[k] += int((lines.prompt_of == place).sum()) * prompt_length(leads)
     for k, run in enumerate(active):
         rate = learning_rate(run.config, run.step + 1)
         for group in run.optimizer.param_groups:
@@ -223,12 +274,21 @@ def _step(
         )
 
 
-def _batches(run: Running, tokens: TokenisedTask) -> list[list[Row]]:
-    """The rows of one optimiser step, divided into the parts that go through the model one after another."""
+def _batches(run: Running, tokens: TokenisedTask, layout: LayoutName, *, among: int = 1) -> list[list[Row]]:
+    """The rows of one optimiser step, divided into the parts that go through the model one after another.
+
+    A part is a batch, or as much of it as there is room for beside those of `among` runs that share the pass.
+    """
     examples = [tokens.splits["train"][i] for i in run.order.next()]
     rows = [Row(e.context, (tokens.label_ids[e.label],)) for e in examples]
-    size = run.config.batch_size
-    return [rows[start:start + size] for start in range(0, len(rows), size)]
+    size, base = run.config.batch_size, run.method.base
+    return [
+        part for start in range(0, len(rows), size)
+        for part in divided(
+            rows[start:start + size], prompt_length=run.config.virtual_tokens, layout=layout,
+            tokens=PASS_TOKENS // among, predictions=PASS_LOGITS // base.vocab_size // among,
+        )
+    ]
 
 
 def _look(
@@ -246,7 +306,7 @@ def _look(
     examples = _validation_rows(tokens.splits["validation"], seed=config.split_seed)
     try:
         found = evaluate(
-            run.method.base, run.method.lead().detach(), examples, tokens.label_ids, layout=layout,
+            run.method.base, run.method.lead(), examples, tokens.label_ids, layout=layout,
             should_stop=lambda: control.is_stopped(run.run_id),
         )
     except Cancelled:
@@ -285,7 +345,7 @@ def _finish(
     trainable = sum(parameter.numel() for parameter in run.method.parameters())
     result: dict[str, Any] = {
         "steps": run.step, "train_loss": run.loss if math.isfinite(run.loss) else None, **UNTESTED,
-        "baselines": {"majority": None, "hand_written": None, "no_prompt": None},
+        "baselines": dict.fromkeys(UNTRAINED if run.config.shots else UNTRAINED[:3]),
         "seconds": seconds, "tokens_per_second": run.tokens / seconds if seconds > 0 else None,
         "trainable_parameters": trainable, "selected_step": run.selected_step, **facts,
     }
@@ -293,13 +353,18 @@ def _finish(
         try:
             step = run.select()
             found = outcomes.test(
-                run.method.base, run.method.lead().detach(), should_stop=lambda: control.is_stopped(run.run_id)
+                run.method.base, run.method.lead(), should_stop=lambda: control.is_stopped(run.run_id)
             )
             result |= tested(found)
             yield replace(_eval_record(run, "test", found), step=step)
             result["baselines"] = outcomes.baselines(
-                run.written, shots=run.config.shots, should_stop=lambda: control.is_stopped(run.run_id)
+                run.written, shots=run.config.shots, seed=run.config.split_seed,
+                should_stop=lambda: control.is_stopped(run.run_id),
             )
+            fitting = result["baselines"].get("few_shot", {}).get("shots", 0)
+            if fitting < run.config.shots:
+                text = f"few-shot baseline: {fitting} of {run.config.shots} examples were there and fitted"
+                yield LogRecord(run.run_id, "warning", text)
             for source, figures in result["baselines"].items():
                 yield EvalRecord(
                     run.run_id, 0, "test", figures.get("loss"), figures["accuracy"], figures["macro_f1"],
@@ -314,18 +379,58 @@ def _finish(
 # ------------------------------------------------------------------- start
 
 
+def _start_runs(
+    runs: Mapping[str, TrainConfig], base: BaseModel, tokens: TokenisedTask, starts: Mapping[str, FloatArray]
+) -> list[Running]:
+    """Every run before its first step."""
+    table = embedding_table(base)
+    return [_start_run(run_id, config, base, tokens, table, starts) for run_id, config in runs.items()]
+
+
 def _start_run(
     run_id: str, config: TrainConfig, base: BaseModel, tokens: TokenisedTask, table: torch.Tensor,
     starts: Mapping[str, FloatArray],
 ) -> Running:
     prompt, init_ids = starting_prompt(config, base, tokens, table, start=starts.get(run_id))
     method = build_method(config, base, prompt)
+    if config.gradient_checkpointing:       # of the method's own model, whose layers may be others
+        method.base = recomputing(method.base)
     rows = len(tokens.splits["train"])
     return Running(
         run_id=run_id, config=config, method=method, optimizer=build_optimizer(config, method.parameters()),
         order=Order(rows, batch_size=config.batch_size * config.accumulation, seed=config.seed), rows_in_epoch=rows,
-        written=written_prompt(config, tokens), init_ids=init_ids,
+        written=written_prompt(config, tokens), init_ids=init_ids if config.method in ("prompt", "prefix") else None,
+        made_of={"data": tokens.task.fingerprint, "model": f"{config.model} {base.revision}"},
     )
+
+
+def _begin(run: Running, saved: Checkpoint | None, base: BaseModel, tokens: TokenisedTask) -> Iterator[Record]:
+    """The first records of a run: it starts, goes on from a checkpoint, or starts where another run was."""
+    parent = saved.facts.get("parent") if saved else None
+    if saved and not parent:
+        run.restore(saved)
+        yield ResumeRecord(run.run_id, run.step)
+        yield LogRecord(run.run_id, "info", f"resumed after step {run.step}")
+        if saved.facts["steps"] != run.config.steps:
+            text = (
+                f"now {run.config.steps} steps in all instead of {saved.facts['steps']}: from here on the learning "
+                "rate is that of a run of this length"
+            )
+            yield LogRecord(run.run_id, "info", text)
+        return
+    if saved and parent:
+        run.begin_at(saved)
+        run.init_ids = None
+    facts = run_facts(run.config, base, tokens, init_ids=run.init_ids)
+    yield StartRecord(run.run_id, {**facts, "parent": parent} if parent else facts)
+    if run.has_prompt:
+        yield Snapshot(run.run_id, 0, run.prompt())
+    if saved and parent:
+        kept = " with its optimiser's state" if "optimizer" in saved.facts else ""
+        text = f"forked from run {parent['run_id']} after step {parent['step']}{kept}"
+        yield LogRecord(run.run_id, "info", f"{text}; seed {run.config.seed}")
+        return
+    yield from _about_the_start(run, base, tokens)
 
 
 def _validation_rows(examples: list[Example], *, seed: int) -> list[Example]:
@@ -348,7 +453,7 @@ def _choose(tokens: TokenisedTask, run: Running) -> Choice:
     batch = [examples[i] for i in order.next()]
     rows = [Row(e.context, (labels[e.label], labels[(e.label + 1) % len(labels)])) for e in batch]
     longest = tokens.longest_tokens + run.config.virtual_tokens
-    return choose_layout(run.method.base, joined([run.method.lead().detach()]), [rows], longest_tokens=longest)
+    return choose_layout(run.method.base, joined([run.method.lead()]), [rows], longest_tokens=longest)
 
 
 def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> Iterator[LogRecord]:
@@ -373,9 +478,10 @@ def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> I
 def _about_the_start(run: Running, base: BaseModel, tokens: TokenisedTask) -> Iterator[LogRecord]:
     config = run.config
     where = f"{base.name} on {base.device} in {str(base.dtype).removeprefix('torch.')}"
-    start = f"start: {config.init}, P = {config.virtual_tokens}, seed {config.seed}"
-    yield LogRecord(run.run_id, "info", f"{start}; {where}")
-    if config.init != "text":
+    start = f"start: {config.init}, P = {config.virtual_tokens}"
+    what = start if config.method == "prompt" else run.method.about
+    yield LogRecord(run.run_id, "info", f"{what}; seed {config.seed}; {where}")
+    if config.init != "text" or config.method not in ("prompt", "prefix"):
         return
     written = len(text_token_ids(written_prompt(config, tokens), base.tokenizer))
     if written != config.virtual_tokens:

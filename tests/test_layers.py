@@ -15,15 +15,18 @@ PACKAGE = "softprompt_core"
 LAYERS = (
     {"errors", "environment"},
     {"config", "records", "visible", "templates"},
-    {"store", "sources"},
+    {"store", "sources", "presets"},
     {"models", "data", "initialisers", "plans"},
-    {"layouts", "schedules", "tokenising"},
-    {"adapters", "soft_embedding", "methods", "optimisers", "starts"},
+    {"encoder_decoder", "copies", "schedules", "tokenising", "trunk"},
+    {"layouts"},
+    {"self_check"},
+    {"adapters", "soft_embedding", "methods", "optimisers", "starts", "recomputing", "cautions"},
     {"evaluation"},
     {"serving", "outcomes", "running"},     # share evaluation's layer in the design, and read its scores
     {"training"},
-    {"inspection", "experiments"},
+    {"inspection", "experiments", "preflight"},
     {"jobs", "operations"},
+    {"studies"},        # readings made in the background, for page and command line
     {"ui"},
     {"cli"},            # shares the page's layer in the design, and starts it with `softprompt app`
 )

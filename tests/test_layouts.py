@@ -5,10 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softprompt_core.layouts import Row, batch_losses, choose_layout, continuation_scores, plan
+from softprompt_core.errors import UserError
+from softprompt_core.evaluation import label_scores
+from softprompt_core.layouts import Prefix, batch_losses, continuation_scores, prefix_left_by
+from softprompt_core.plans import Row, plan
+from tests.reference import answer_by_hand, loss_by_hand, prompts_of, relative, some_rows
 from tests.tiny import VOCABULARY, tiny_model
 
-PACKING = ("llama", "gpt2", "gpt_neox", "opt", "qwen2", "gemma")
+LAYOUTS = ("packed", "cached", "concatenated")
 ids = st.integers(2, VOCABULARY - 1)
 rows = st.builds(
     Row,
@@ -22,135 +26,83 @@ def llama():
     return tiny_model("llama")
 
 
-def prompts_of(count: int, length: int = 5, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, length, 32, generator=torch.Generator().manual_seed(seed))
+def scores(base, prompts, batch, layout):
+    with torch.no_grad():
+        return continuation_scores(base, prompts, plan([batch], prompt_length=5, layout=layout))
 
 
-def some_rows(count: int, seed: int = 0) -> list[Row]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(n: int) -> list[int]:
-        return torch.randint(2, VOCABULARY, (n,), generator=generator).tolist()
-
-    return [Row(draw(3 + (7 * i) % 11), (draw(1 + i % 3),)) for i in range(count)]
-
-
-def loss_and_gradient(base, prompts, batches, layout):
-    leaf = prompts.clone().requires_grad_(True)
-    losses, _ = batch_losses(base, leaf, batches, layout=layout)
-    losses.sum().backward()
-    return losses.detach(), leaf.grad
-
-
-def reference_loss(base, prompt, batch):
-    """The definition, row by row with nothing clever: −Σ log p ÷ label tokens."""
-    total, count = 0.0, 0
-    embed = base.module.get_input_embeddings()
-    for row in batch:
-        label = list(row.continuations[0])
-        words = embed(torch.tensor([list(row.context) + label]))
-        logits = base.module(inputs_embeds=torch.cat([prompt[None], words], dim=1)).logits[0]
-        start = len(prompt) + len(row.context) - 1
-        log_p = torch.log_softmax(logits[start:start + len(label)].float(), dim=-1)
-        total -= log_p[range(len(label)), label].sum()
-        count += len(label)
-    return total / count
-
-
-@pytest.mark.parametrize("layout", ["packed", "concatenated"])
-@pytest.mark.parametrize("family", PACKING)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "opt", "qwen2", "gemma"])
 def test_loss_and_gradient_equal_the_row_by_row_definition(family, layout):
     base, prompts, batch = tiny_model(family), prompts_of(1), some_rows(6)
     leaf = prompts.clone().requires_grad_(True)
-    expected = reference_loss(base, leaf[0], batch)
-    expected.backward()
-    losses, gradient = loss_and_gradient(base, prompts, [batch], layout)
+    losses, _ = batch_losses(base, leaf, [batch], layout=layout)
+    losses.sum().backward()
+    expected, slope = answer_by_hand(base, prompts[0], batch)
     assert losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert (gradient - leaf.grad).norm() <= 1e-5 * leaf.grad.norm()
+    assert relative(leaf.grad[0], slope) <= 1e-5
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=6))
-def test_packed_scores_equal_concatenated_scores_for_any_rows(llama, batch):
-    with torch.no_grad():
-        packed, plain = (
-            continuation_scores(llama, prompts_of(1), plan([batch], prompt_length=5, layout=layout))
-            for layout in ("packed", "concatenated")
-        )
+def test_every_layout_scores_any_rows_the_same(llama, batch):
+    packed, cached, plain = (scores(llama, prompts_of(1), batch, layout) for layout in LAYOUTS)
     assert torch.allclose(packed, plain, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(cached, plain, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(rows, min_size=2, max_size=5), st.randoms())
-def test_a_row_scores_the_same_whatever_stands_beside_it(llama, batch, random):
-    with torch.no_grad():
-        alone = [
-            continuation_scores(llama, prompts_of(1), plan([[row]], prompt_length=5, layout="packed"))
-            for row in batch
-        ]
-        order = list(range(len(batch)))
-        random.shuffle(order)
-        mixed = continuation_scores(
-            llama, prompts_of(1), plan([[batch[i] for i in order]], prompt_length=5, layout="packed")
-        )
+@given(st.lists(rows, min_size=2, max_size=5), st.randoms(), st.sampled_from(LAYOUTS))
+def test_a_row_scores_the_same_whatever_stands_beside_it(llama, batch, random, layout):
+    alone = [scores(llama, prompts_of(1), [row], layout) for row in batch]
+    order = list(range(len(batch)))
+    random.shuffle(order)
+    mixed = scores(llama, prompts_of(1), [batch[i] for i in order], layout)
     assert torch.allclose(mixed, torch.cat([alone[i] for i in order]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("layout", ["packed", "concatenated"])
-def test_prompts_in_company_get_the_loss_and_gradient_they_get_alone(llama, layout):
-    prompts, batches = prompts_of(3), [some_rows(4, seed=1), some_rows(7, seed=2), some_rows(2, seed=3)]
-    together, gradient = loss_and_gradient(llama, prompts, batches, layout)
-    for k, batch in enumerate(batches):
-        alone, own = loss_and_gradient(llama, prompts[k:k + 1], [batch], layout)
-        assert together[k].item() == pytest.approx(alone[0].item(), rel=1e-5)
-        assert (gradient[k] - own[0]).norm() <= 1e-5 * own.norm()
-
-
-def test_long_batches_are_packed_into_several_lines(llama):
-    batch = [Row([3] * 100, ([4, 0],)) for _ in range(12)]
-    lines = plan([batch], prompt_length=5, layout="packed")
-    assert len(lines.prompt_of) == 3
-    assert lines.ids.shape[1] <= 512
-
-
-def test_positions_are_contiguous_after_the_prompt():
-    lines = plan([[Row([7, 8], ([9, 10, 0], [11, 0])), Row([5], ([6, 0],))]], prompt_length=3, layout="packed")
-    assert lines.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 3, 4]
-    assert lines.ids[0].tolist() == [0, 0, 0, 7, 8, 9, 10, 11, 5, 6]
-
-
-def test_no_prompt_at_all_scores_the_bare_text(llama):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_prompt_at_all_scores_the_bare_text(llama, layout):
     batch = some_rows(3)
-    losses, _ = batch_losses(llama, torch.zeros(1, 0, 32), [batch], layout="packed")
-    assert losses[0].item() == pytest.approx(reference_loss(llama, torch.zeros(0, 32), batch).item(), rel=1e-5)
+    losses, _ = batch_losses(llama, torch.zeros(1, 0, 32), [batch], layout=layout)
+    assert losses[0].item() == pytest.approx(loss_by_hand(llama, torch.zeros(0, 32), batch).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", PACKING)
-def test_packing_is_chosen_where_it_is_exact(family):
-    choice = choose_layout(tiny_model(family), prompts_of(1), [some_rows(6)], longest_tokens=30)
-    assert (choice.name, choice.is_fallback) == ("packed", False)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "opt", "gpt_neo", "gemma2"])
+def test_the_prefixes_that_prompts_leave_stand_for_the_prompts(family):
+    base, prompts, batches = tiny_model(family), prompts_of(2), [some_rows(4), some_rows(3, seed=1)]
+    expected, _ = batch_losses(base, prompts, batches, layout="concatenated")
+    found, _ = batch_losses(base, prefix_left_by(base, prompts), batches, layout="cached")
+    assert torch.allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["bloom", "mamba"])
-def test_architectures_that_cannot_pack_fall_back_and_stay_exact(family):
-    base, batch = tiny_model(family), some_rows(5)
-    choice = choose_layout(base, prompts_of(1), [batch], longest_tokens=30)
-    assert (choice.name, choice.is_fallback) == ("concatenated", True)
-    losses, _ = batch_losses(base, prompts_of(1), [batch], layout=choice.name)
-    assert losses[0].item() == pytest.approx(reference_loss(base, prompts_of(1)[0], batch).item(), rel=1e-5)
+def test_prefixes_in_company_get_the_loss_and_gradient_they_get_alone(llama):
+    batches = [some_rows(4, seed=1), some_rows(7, seed=2), some_rows(2, seed=3)]
+    leaf = prefix_left_by(llama, prompts_of(3)).keys_values.requires_grad_(True)
+    losses, _ = batch_losses(llama, Prefix(leaf), batches, layout="cached")
+    (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    for k, batch in enumerate(batches):
+        own = leaf[k:k + 1].detach().requires_grad_(True)
+        alone, _ = batch_losses(llama, Prefix(own), [batch], layout="cached")
+        (slope,) = torch.autograd.grad(alone.sum(), own)
+        assert losses[k].item() == pytest.approx(alone.item(), rel=1e-5)
+        assert relative(gradient[k], slope[0]) <= 1e-5
 
 
-def test_rows_longer_than_a_sliding_window_are_never_packed():
-    base = tiny_model("mistral")
-    assert choose_layout(base, prompts_of(1), [some_rows(5)], longest_tokens=20).name == "packed"
-    choice = choose_layout(base, prompts_of(1), [some_rows(5)], longest_tokens=40)
-    assert choice.name == "concatenated"
-    assert "window of 24" in choice.reason
+def test_labels_are_scored_after_a_prefix_as_after_the_prompt_that_left_it(llama):
+    contexts, labels = [row.context for row in some_rows(5)], [[3, 0], [4, 5, 0]]
+    after_prompt = label_scores(llama, prompts_of(1)[0], contexts, labels, layout="packed")
+    after_prefix = label_scores(llama, prefix_left_by(llama, prompts_of(1)), contexts, labels, layout="cached")
+    assert after_prefix == pytest.approx(after_prompt, rel=1e-5)
 
 
-def test_local_attention_by_place_in_the_line_is_never_packed():
-    base = tiny_model("gpt_neo")
-    assert choose_layout(base, prompts_of(1), [some_rows(2)], longest_tokens=12).name == "concatenated"
-    batch = some_rows(12)
-    losses, _ = batch_losses(base, prompts_of(1), [batch], layout="concatenated")
-    assert losses[0].item() == pytest.approx(reference_loss(base, prompts_of(1)[0], batch).item(), rel=1e-5)
+def test_a_model_without_keys_and_values_leaves_no_prefix():
+    with pytest.raises(UserError, match="keeps no keys and values"):
+        prefix_left_by(tiny_model("mamba"), prompts_of(1))
+
+
+def test_a_model_that_works_on_what_it_is_given_leaves_the_prompt_as_it_was():
+    base, prompts = tiny_model("ctrl"), prompts_of(1)      # which scales embeddings in place
+    before = prompts.clone()
+    scores(base, prompts, some_rows(3), "cached")
+    assert torch.equal(prompts, before)

@@ -53,11 +53,32 @@ def test_pickled_weights_are_refused_with_a_way_out(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_encoder_decoder_models_are_refused_by_name(tmp_path):
+def test_weights_of_another_architecture_are_refused(tmp_path):
     shutil.copytree(BUNDLED_FOLDER, tmp_path / "t5")
     AutoConfig.for_model("t5", d_model=16, num_layers=1, vocab_size=100).save_pretrained(tmp_path / "t5")
-    with pytest.raises(UserError, match="encoder–decoder"):
+    with pytest.raises(UserError, match=r"do not fill the T5ForConditionalGeneration .* are missing"):
         load_model(str(tmp_path / "t5"))
+
+
+def test_t5_has_no_last_place_and_bart_has():
+    assert models._context({"relative_attention_num_buckets": 32, "n_positions": 512}) is None
+    assert models._context({"max_position_embeddings": 1024}) == 1024
+
+
+def test_a_model_that_reads_no_words_is_refused_with_what_would_do(tmp_path):
+    shutil.copytree(BUNDLED_FOLDER, tmp_path / "whisper")
+    AutoConfig.for_model("whisper", d_model=16).save_pretrained(tmp_path / "whisper")
+    with pytest.raises(UserError, match="no causal language model that reads tokens, and no encoder–decoder of text"):
+        load_model(str(tmp_path / "whisper"))
+
+
+def test_a_downloaded_hub_model_is_known_by_its_config(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    (tmp_path / "config.json").write_text('{"is_encoder_decoder": true, "max_position_embeddings": 64}')
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "config.json"))
+    assert models.read_is_encoder_decoder("owner/name")
+    assert models.read_context("owner/name") == 64
 
 
 def test_hub_ids_are_told_from_paths():

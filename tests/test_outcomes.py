@@ -7,9 +7,10 @@ import pytest
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.data import load_task
-from softprompt_core.layouts import Row, continuation_scores, plan
+from softprompt_core.layouts import continuation_scores
 from softprompt_core.models import load_model
 from softprompt_core.outcomes import Outcomes
+from softprompt_core.plans import Row, plan
 from softprompt_core.tokenising import Example, tokenise
 
 

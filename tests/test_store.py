@@ -229,7 +229,7 @@ def test_trajectory_keeps_every_snapshot_in_order_and_live_ones_stay_out(store):
 
 def test_damaged_prompt_is_said_plainly(store):
     run_id = store.create(TrainConfig())
-    store.append([Snapshot(run_id, 1, PROMPT, kind="selected")])
+    store.append([Snapshot(run_id, 1, PROMPT, kind="selected"), EndRecord(run_id, "done")])
     (store.folder(run_id) / "prompt.safetensors").write_bytes(b"not a tensor")
     with pytest.raises(UserError, match=r"prompt\.safetensors .* is damaged"):
         store.prompt(run_id)

@@ -14,9 +14,9 @@ from softprompt_core import training
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import evaluate
-from softprompt_core.layouts import choose_layout
 from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
 from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StepRecord
+from softprompt_core.self_check import choose_layout
 from softprompt_core.tokenising import Example
 from softprompt_core.training import Control, train
 

@@ -86,6 +86,7 @@ function rest(answer) {
   at('.sp-in-body').hidden = true;
   if (answer.empty) say(answer.empty, 'Press Train on the Train tab: it is filled in already, and one click is enough. The words of the prompt appear here while it trains.');
   else if (answer.error) say('This run cannot be read', answer.error);
+  else if (answer.none) say(answer.none, answer.why + ' ' + answer.line);
   else say('This run has no prompt yet', answer.waiting + ' Its words appear here by themselves after the first steps.');
 }
 

@@ -8,6 +8,7 @@ const DASHES = ['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'];
 const SYMBOLS = ['diamond', 'circle', 'square', 'triangle-up', 'x', 'star'];
 const MOST_POINTS = 4000;   // past this a series is fetched afresh, thinned
 const WAIT = 1000;
+const REST = 10000;         // an ended run may be resumed, here or from the command line
 const FONT = {color: '#808894', size: 12, family: 'ui-sans-serif, system-ui, sans-serif'};
 
 let ids = [], runs = new Map(), drawn = false, busy = false, timer = null, again = false;
@@ -27,12 +28,23 @@ function restart() {
   tick();
 }
 
-// One look per initialisation when several are compared (its seeds share it), else one per run.
+// What a run is called in a comparison: its initialisation, or where methods are compared, its method.
+function armOf(run) {
+  const all = ids.map(id => runs.get(id));
+  if (all.every(other => other.method === run.method)) return (run.init ?? run.name ?? '').replace(/_/g, ' ');
+  const inits = new Set(all.filter(other => other.method === run.method).map(other => other.init));
+  return run.method + (inits.size > 1 ? ` · ${run.init.replace(/_/g, ' ')}` : '');
+}
+
+// One colour and symbol an arm. The dash tells arms apart too where each has one run, else the seeds of an arm.
 function looks() {
-  const kinds = [...new Set(ids.map(id => runs.get(id).init))];
+  const arms = [...new Set(ids.map(id => armOf(runs.get(id))))];
+  const seeds = [...new Set(ids.map(id => runs.get(id).seed))];
+  const bySeed = arms.length > 1 && seeds.length > 1;
   return new Map(ids.map((id, i) => {
-    const n = kinds.length > 1 ? kinds.indexOf(runs.get(id).init) : i;
-    return [id, {colour: COLOURS[n % COLOURS.length], dash: DASHES[n % DASHES.length], symbol: SYMBOLS[n % SYMBOLS.length]}];
+    const run = runs.get(id), arm = arms.length > 1 ? arms.indexOf(armOf(run)) : i;
+    const dash = bySeed ? seeds.indexOf(run.seed) : arm;
+    return [id, {colour: COLOURS[arm % COLOURS.length], dash: DASHES[dash % DASHES.length], symbol: SYMBOLS[arm % SYMBOLS.length]}];
   }));
 }
 
@@ -40,7 +52,7 @@ function traces() {
   const style = looks(), alone = ids.length === 1, found = [];
   for (const id of ids) {
     const run = runs.get(id), look = style.get(id);
-    const label = alone ? '' : escapeText(`${run.init ?? run.name} · seed ${run.seed}`);
+    const label = alone ? '' : escapeText(`${armOf(run)} · seed ${run.seed}`);
     const hover = alone ? '' : `<br>${escapeText(run.name)}`;
     run.trace = {};
     if (alone) {
@@ -100,7 +112,7 @@ async function extend(news) {
 
 function keep(item) {
   const run = runs.get(item.id);
-  for (const key of ['status', 'step', 'steps', 'name', 'init', 'seed', 'device', 'lr', 'loss', 'tps', 'left', 'window'])
+  for (const key of ['status', 'step', 'steps', 'name', 'method', 'init', 'seed', 'device', 'lr', 'loss', 'tps', 'left', 'window'])
     if (item[key] !== undefined) run[key] = item[key];
   if (item.vy?.length) run.validation = item.vy[item.vy.length - 1];
   run.cursor = item.cursor ?? run.cursor;
@@ -155,21 +167,24 @@ async function refetch(id) {
   const {runs: [item]} = await server.since([[id, 0, 0]]);
   if (!runs.has(id) || item.gone) return;
   keep(item);
-  const {trace} = runs.get(id), x = [item.sx], y = [item.sy], where = [trace.smooth];
-  if (trace.raw !== undefined) { x.push(item.x); y.push(item.y); where.push(trace.raw); }
+  const {trace} = runs.get(id), x = [item.sx ?? []], y = [item.sy ?? []], where = [trace.smooth];
+  if (trace.raw !== undefined) { x.push(item.x ?? []); y.push(item.y ?? []); where.push(trace.raw); }
   if (item.vx) { x.push(item.vx); y.push(item.vy); where.push(trace.validation); }
   await window.Plotly.restyle(chart, {x, y}, where);
+  if (item.vx) await window.Plotly.restyle(chart, {customdata: [item.va]}, [trace.validation]);
 }
 
 async function look() {
   while (!window.Plotly) await sleep(50);
   const mine = ids;
   const open = mine.filter(id => !runs.get(id).ended);
-  if (!open.length) return;
+  if (!open.length) open.push(...mine);
   const {runs: news} = await server.since(open.map(id => [id, runs.get(id).cursor, runs.get(id).evals]));
   if (mine !== ids) return;
   for (const item of news) {
+    const isBack = item.step < runs.get(item.id).cursor;    // resumed from an earlier checkpoint, or begun anew
     keep(item);
+    if (isBack && drawn) { await refetch(item.id); item.x = item.vx = undefined; }
     if (!drawn) Object.assign(runs.get(item.id), {x: item.x, y: item.y, sx: item.sx, sy: item.sy, vx: item.vx, vy: item.vy, va: item.va});
   }
   const any = ids.some(id => runs.get(id).cursor || runs.get(id).evals);
@@ -199,14 +214,20 @@ async function tick() {
   }
   if (!element.isConnected) return stop();
   const open = ids.some(id => !runs.get(id).ended);
-  if (again) tick(); else if (open) timer = setTimeout(tick, wait);
+  if (again) tick(); else if (ids.length) timer = setTimeout(tick, open ? wait : REST);
 }
 
-const onShow = () => { if (!document.hidden && ids.some(id => !runs.get(id).ended)) { clearTimeout(timer); tick(); } };
+const onShow = () => { if (!document.hidden && ids.length) { clearTimeout(timer); tick(); } };
 const sized = new ResizeObserver(() => { if (drawn && chart.clientWidth) window.Plotly.Plots.resize(chart); });
-function stop() { clearTimeout(timer); document.removeEventListener('visibilitychange', onShow); sized.disconnect(); }
+function stop() {
+  clearTimeout(timer);
+  document.removeEventListener('visibilitychange', onShow);
+  window.removeEventListener('sp-look', onShow);
+  sized.disconnect();
+}
 
 document.addEventListener('visibilitychange', onShow);
+window.addEventListener('sp-look', onShow);     // a button has set runs going again
 sized.observe(element);
 watch('value', () => { if (JSON.stringify(wanted()) !== JSON.stringify(ids)) { clearChart(); restart(); } });
 

@@ -44,12 +44,23 @@ class ThreadRunner:
         """The ids of new runs, in order; they train together where their settings allow it."""
         if self._is_closed:
             raise UserError("The app is closing and starts nothing new. Start it again, then train.")
-        group = self._store.new_group_id() if len(configs) > 1 else None
-        run_ids = [self._store.create(config, group_id=group) for config in configs]
-        divided = passes(dict(zip(run_ids, configs, strict=True)))
+        run_ids = self._store.create_group(configs, owner=self._owner)
+        self._enqueue(dict(zip(run_ids, configs, strict=True)))
+        return run_ids
+
+    def resume(self, run_id: str) -> None:
+        """Queues a run that has ended; it goes on from its newest checkpoint, or anew where it has none."""
+        if self._is_closed:
+            raise UserError("The app is closing and starts nothing new. Start it again, then resume.")
+        config = self._store.config(run_id)
+        self._store.requeue(run_id, owner=self._owner)
+        self._store.append([LogRecord(run_id, "info", "asked to resume")])
+        self._enqueue({run_id: config})
+
+    def _enqueue(self, runs: dict[str, TrainConfig]) -> None:
         placed = [
             (_place(next(iter(together.values())).device), _Job(list(together), together, set()))
-            for together in divided
+            for together in passes(runs)
         ]
         with self._changed:
             for device, job in placed:
@@ -60,8 +71,23 @@ class ThreadRunner:
                     )
                     self._threads[device].start()
             self._changed.notify_all()
-        self._store.heartbeat(run_ids, owner=self._owner, status="queued")
-        return run_ids
+
+    def pause(self, run_id: str) -> None:
+        """Holds a run between two steps, here or in another process; others of its pass go on."""
+        self._pause(run_id, True)
+
+    def unpause(self, run_id: str) -> None:
+        """Lets a paused run go on."""
+        self._pause(run_id, False)
+
+    def _pause(self, run_id: str, is_paused: bool) -> None:
+        from softprompt_core.training import Control
+
+        self._store.ask_to_pause(run_id, is_paused=is_paused)   # whoever works on it hears within a second
+        with self._changed:
+            for job in self._working.values():
+                if run_id in job.run_ids and isinstance(job.control, Control):
+                    job.control.pause(is_paused, run_id=run_id)
 
     def stop(self, run_id: str) -> bool:
         """Whether the run was queued or at work, here or in another process, and has been asked to stop."""
@@ -108,7 +134,8 @@ class ThreadRunner:
 
     def _end_queued(self, run_id: str) -> None:
         reason = "Stopped by the user before it started."
-        self._store.append([LogRecord(run_id, "info", reason), EndRecord(run_id, "stopped", reason)])
+        result = self._store.run(run_id).result     # of a run that was to be resumed
+        self._store.append([LogRecord(run_id, "info", reason), EndRecord(run_id, "stopped", reason, result)])
 
     def _work(self, device: str) -> None:
         while True:

@@ -24,6 +24,14 @@ MAX_PATH_POINTS = 30_000
 GRID = 9_999
 """Map coordinates travel as whole numbers; the vocabulary spans ±GRID."""
 WEAK_Z = 3.0
+METHODS = {
+    "prompt": "soft prompt", "prefix": "prefix tuning", "p_tuning": "p-tuning", "lora": "LoRA",
+    "full": "full fine-tuning",
+}
+BASELINES = {
+    "majority": "the majority class", "hand_written": "a hand-written prompt", "few_shot": "a few examples",
+    "no_prompt": "no prompt",
+}
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -121,6 +129,7 @@ def run_facts(info: RunInfo) -> list[list[str]]:
     """What stands above an inspection: [name, value] pairs."""
     config = info.config
     return [
+        ["method", METHODS.get(method_of(info), method_of(info))],
         ["model", str(config.get("model", ""))],
         ["data", str(config.get("data", ""))],
         ["initialisation", str(config.get("init", ""))],
@@ -150,9 +159,8 @@ def result_line(info: RunInfo) -> str:
 
 def baselines(result: Mapping[str, Any]) -> list[tuple[str, float]]:
     """(name, accuracy) of what the prompt must beat, as far as it was measured."""
-    names = {"majority": "the majority class", "hand_written": "a hand-written prompt", "no_prompt": "no prompt"}
     found = result.get("baselines") or {}
-    pairs = [(title, (found.get(key) or {}).get("accuracy")) for key, title in names.items()]
+    pairs = [(title, (found.get(key) or {}).get("accuracy")) for key, title in BASELINES.items()]
     return [(title, value) for title, value in pairs if value is not None]
 
 
@@ -193,23 +201,79 @@ def neutral(cell: Any) -> Any:
     return number(cell) if isinstance(cell, float) else "" if cell is None else cell
 
 
-def summary_rows(document: Mapping[str, Any]) -> list[list[str]]:
-    """A comparison's summary as rows of text: init, runs, accuracy with interval, loss with interval."""
-    rows = []
-    for item in document.get("summary", []):
-        rows.append([
-            str(item["init"]), str(item["runs"]),
-            _with_interval(item, "accuracy", scale=100, digits=1, unit=" %"), _with_interval(item, "loss", digits=3),
-        ])
-    return rows
+def summary_payload(infos: Sequence[RunInfo]) -> dict[str, Any]:
+    """A comparison as the page's table: a row an arm, then what needs no training; accuracies between 0 and 1.
+
+    The interval of an arm is that of its mean over seeds; with one seed, that of its accuracy over the test rows.
+    """
+    arms: dict[str, list[RunInfo]] = {}
+    for info, name in zip(infos, arm_names(infos), strict=True):
+        arms.setdefault(name, []).append(info)
+    rows = [_arm_row(name, runs) for name, runs in arms.items()]
+    tested = [info.result for info in infos if info.result.get("eval_accuracy") is not None]
+    found = next((result["baselines"] for result in tested if result.get("baselines")), {})
+    for key, title in BASELINES.items():
+        if (figures := found.get(key)) and figures.get("accuracy") is not None:
+            rows.append({
+                "name": title[0].upper() + title[1:], "is_arm": False, "mean": number(figures["accuracy"]), "low": None,
+                "high": None, "dots": [], "cells": ["", "0", "", percent(figures["accuracy"]), loss_text(figures)],
+            })
+    spans = {len(row["dots"]) > 1 for row in rows if row["is_arm"] and row["dots"]}
+    return {"rows": rows, "interval": "over seeds" if spans == {True} else "over test rows" if spans else ""}
 
 
-def _with_interval(item: Mapping[str, Any], of: str, *, scale: float = 1, digits: int, unit: str = "") -> str:
-    mean, low, high = (item.get(f"{of}_{part}") for part in ("mean", "ci95_low", "ci95_high"))
-    if mean is None:
-        return "–"
-    text = f"{scale * mean:.{digits}f}{unit}"
-    return text if low is None or high is None else f"{text} ({scale * low:.{digits}f}–{scale * high:.{digits}f})"
+def _arm_row(name: str, infos: Sequence[RunInfo]) -> dict[str, Any]:
+    from softprompt_core.experiments import mean_interval
+
+    results = [info.result for info in infos if info.status == "done" and info.result.get("eval_accuracy") is not None]
+    values = [result["eval_accuracy"] for result in results]
+    low, high = mean_interval(values)
+    if len(results) == 1:
+        low, high = results[0].get("eval_accuracy_low"), results[0].get("eval_accuracy_high")
+    mean = float(np.mean(values)) if values else None
+    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (low, high))
+    between = "" if low is None or high is None else f" ({100 * low:.1f}–{100 * high:.1f})"
+    seconds = [result["seconds"] for result in results if result.get("seconds") is not None]
+    losses = [result["eval_loss"] for result in results if result.get("eval_loss") is not None]
+    sizes = [result["trainable_parameters"] for result in results if result.get("trainable_parameters") is not None]
+    cells = [
+        str(len(results)) if len(results) == len(infos) else f"{len(results)} of {len(infos)}",
+        f"{max(sizes):,}" if sizes else "–", f"{np.mean(seconds):.0f}" if seconds else "–", percent(mean) + between,
+        f"{np.mean(losses):.3f}" if losses else "–",
+    ]
+    return {
+        "name": name, "is_arm": True, "mean": number(mean), "low": number(low), "high": number(high), "cells": cells,
+        "dots": [[info.config.get("seed"), number(info.result["eval_accuracy"])] for info in infos
+                 if info.result in results],
+    }
+
+
+def loss_text(figures: Mapping[str, Any]) -> str:
+    loss = figures.get("loss")
+    return "–" if loss is None else f"{loss:.3f}"
+
+
+def method_of(info: RunInfo) -> str:
+    return str(info.config.get("method", "prompt"))
+
+
+def arm_names(infos: Sequence[RunInfo]) -> list[str]:
+    """What each run's arm is called: its initialisation; where methods are compared, its method.
+
+    Settings that the arms share are left out of their names.
+    """
+    kinds = [(method_of(info), str(info.config.get("init")).replace("_", " ")) for info in infos]
+    methods = {method for method, _ in kinds}
+    inits = {method: {init for other, init in kinds if other == method} for method in methods}
+    names = []
+    for method, init in kinds:
+        title = METHODS.get(method, method)
+        if len(methods) == 1 and (method == "prompt" or len(inits[method]) > 1):
+            title = init
+        elif len(inits[method]) > 1:
+            title = f"{title} · {init}"
+        names.append(title)
+    return names
 
 
 # ---------------------------------------------------------------------- JSON

@@ -1,4 +1,4 @@
-"""The Compare tab: one click trains several initialisations on the same batches, watched and read side by side.
+"""The Compare tab: one click trains several initialisations, or methods, watched and read side by side.
 
 The group shown is the value of two components: the loss chart and the panes. Both ask the store for news by
 themselves, so a reload or a second browser only needs the group's id.
@@ -9,21 +9,27 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from softprompt_core.config import BUNDLED_MODEL, INITS, CompareConfig, TrainConfig, limits, parse_compare
+from softprompt_core.config import BUNDLED_MODEL, INITS, METHODS, CompareConfig, TrainConfig, limits, parse_compare
 from softprompt_core.errors import UserError
 from softprompt_core.operations import check
 from softprompt_core.records import ENDED, RunInfo
-from softprompt_core.ui import charts, form, messages
+from softprompt_core.ui import charts, form, messages, results
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import ASSETS, loss_chart
-from softprompt_core.ui.opened import Opened, cloud_of, open_run, tokens_of
+from softprompt_core.ui.opened import Opened, cloud_of, open_run, prompt_stamp, tokens_of
 
+TO_CHART = "() => document.querySelector('#compare-chart')?.scrollIntoView({behavior: 'smooth', block: 'start'})"
 SCRIPTS = ("space.js", "dust.js", "compare.js")
 FIELDS = ("data", "model", "steps", "virtual_tokens", "lr")
+FIELD = ("prompt", "prefix", "lora", "full")
+"""The methods that papers on soft prompts set side by side."""
+SHOTS = 4
+"""Examples of the few-shot baseline beside a comparison of methods."""
 WORDS = 3
 """Nearest words of a virtual token in a pane: the first is shown, the others on asking."""
 
@@ -31,7 +37,7 @@ WORDS = 3
 def build(context: Context) -> None:
     """Builds the tab inside the current layout."""
     with gr.Column(elem_id="compare-tab", elem_classes="sp-compare"):
-        fields, inits, seeds, go = _form(context)
+        parts = _form(context)
         with gr.Row(elem_classes="sp-compare-pick"):
             group = gr.Dropdown(
                 [], label="Comparison", elem_id="compare-group", scale=5, min_width=240,
@@ -40,7 +46,7 @@ def build(context: Context) -> None:
             stop = gr.Button("Stop all", variant="stop", elem_id="compare-stop", scale=0, min_width=120, size="sm")
         chart = loss_chart(
             context.store, height=340, elem_id="compare-chart",
-            empty="No comparison yet. Press Compare: every run's loss appears here from the first steps on.",
+            empty="No comparison yet. Start one above: every run's loss appears here from the first steps on.",
         )
         panes = gr.HTML(
             "",
@@ -55,8 +61,14 @@ def build(context: Context) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     @messages.guarded(root, "starting the comparison")
-    def start(wanted: list[str], count: float | None, *values: Any) -> Any:
-        configs = arms(values, inits=wanted, seeds=count)
+    def start_inits(wanted: list[str], count: float | None, *values: Any) -> Any:
+        return start(arms(values, inits=wanted, seeds=count))
+
+    @messages.guarded(root, "starting the comparison")
+    def start_methods(wanted: list[str], count: float | None, *values: Any) -> Any:
+        return start(method_arms(values, methods=wanted, seeds=count))
+
+    def start(configs: list[TrainConfig]) -> Any:
         check(configs[0])
         run_ids = context.runner.submit(configs)
         return shown(context.store.run(run_ids[0]).group_id or "")
@@ -83,10 +95,13 @@ def build(context: Context) -> None:
         gr.Info(f"Stopping {stopped} runs. Each keeps its best prompt.")
 
     outputs = [group, chart, panes]
-    go.click(start, [inits, seeds, *fields.values()], outputs, **quiet).then(
-        None, js="() => document.querySelector('#compare-chart')?.scrollIntoView({behavior: 'smooth', block: 'start'})",
-        api_visibility="private",
-    )
+    fields = list(parts.fields.values())
+    for button, handler, wanted in (
+        (parts.go, start_inits, parts.inits), (parts.go_methods, start_methods, parts.methods)
+    ):
+        button.click(handler, [wanted, parts.seeds, *fields], outputs, **quiet).then(
+            None, js=TO_CHART, api_visibility="private"
+        )
     group.input(switch, group, [chart, panes], **quiet)
     stop.click(stop_all, group, None, **quiet)
     demo = gr.context.Context.root_block
@@ -94,26 +109,54 @@ def build(context: Context) -> None:
         demo.load(attach, None, outputs, **quiet)
 
 
-def _form(context: Context) -> tuple[dict[str, Any], gr.CheckboxGroup, gr.Number, gr.Button]:
+@dataclass(frozen=True)
+class CompareForm:
+    """The parts of the form; `fields` holds the settings that all runs share."""
+
+    fields: dict[str, Any]
+    inits: gr.CheckboxGroup
+    methods: gr.CheckboxGroup
+    seeds: gr.Number
+    go: gr.Button
+    go_methods: gr.Button
+
+
+def _form(context: Context) -> CompareForm:
+    with gr.Row(elem_classes="sp-compare-choice"):
+        with gr.Column(min_width=310):
+            inits = gr.CheckboxGroup(
+                [(name.replace("_", " "), name) for name in INITS if name != "from_run"],
+                value=list(CompareConfig().inits), label="Initialisations", elem_id="compare-inits",
+                info="Random and text differ in two ways; sampled vocab starts at real words too, but at random ones.",
+            )
+            go = gr.Button("Compare initialisations", variant="primary", elem_id="compare-go")
+        with gr.Column(min_width=310):
+            methods = gr.CheckboxGroup(
+                [(charts.METHODS[name], name) for name in METHODS], value=list(FIELD), label="Methods",
+                elem_id="compare-methods",
+                info=f"Each at its own learning rate, beside a hand-written prompt, {SHOTS} examples and the majority.",
+            )
+            go_methods = gr.Button("The field’s comparison", elem_id="compare-go-methods")
+    fields, seeds = _shared_form(context)
+    return CompareForm(fields, inits, methods, seeds, go, go_methods)
+
+
+def _shared_form(context: Context) -> tuple[dict[str, Any], gr.Number]:
+    """(the settings that all runs share, how many seeds each arm gets)."""
     from softprompt_core.sources import list_bundled
 
     defaults = TrainConfig()
     data = [(name, name) for name in list_bundled()] + form.uploads(context.store.root)
-    inits = gr.CheckboxGroup(
-        [(name.replace("_", " "), name) for name in INITS], value=list(CompareConfig().inits), label="Initialisations",
-        elem_id="compare-inits",
-        info="Random and text differ in two ways; sampled vocab starts at real words too, but at random ones.",
-    )
     with gr.Row(elem_classes="sp-compare-form"):
         data_field = gr.Dropdown(
-            data, value=defaults.data, label="Data", elem_id="compare-data", allow_custom_value=True, min_width=130,
-            info="A bundled name, an upload of the Train tab, a file or a folder",
+            data, value=defaults.data, label="Data", elem_id="compare-data", allow_custom_value=True, min_width=150,
+            info="A bundled name, an upload, a file or folder", scale=2,
         )
         model = gr.Dropdown(
             [(f"{BUNDLED_MODEL} (small, offline)", BUNDLED_MODEL)], value=defaults.model, label="Model",
-            elem_id="compare-model", allow_custom_value=True, min_width=130, info="A folder or a hub id works too",
+            elem_id="compare-model", allow_custom_value=True, min_width=150, info="A folder or a hub id works too",
+            scale=2,
         )
-    with gr.Row(elem_classes="sp-compare-numbers"):
         seeds = gr.Number(
             1, precision=0, minimum=1, maximum=50, label="Seeds", elem_id="compare-seeds", min_width=110,
             info="3 or more tell luck from effect",
@@ -122,12 +165,11 @@ def _form(context: Context) -> tuple[dict[str, Any], gr.CheckboxGroup, gr.Number
             name: gr.Number(
                 getattr(defaults, name), precision=None if name == "lr" else 0, min_width=110,
                 step=form.LR_STEP if name == "lr" else 1, label=sentence_case(name), elem_id=f"compare-{name}",
-                info=allowed(name),
+                info="of soft prompts" if name == "lr" else allowed(name),
             )
             for name in ("steps", "virtual_tokens", "lr")
         }
-        go = gr.Button("Compare", variant="primary", elem_id="compare-go", scale=1, min_width=150)
-    return {"data": data_field, "model": model, **numbers}, inits, seeds, go
+    return {"data": data_field, "model": model, **numbers}, seeds
 
 
 def sentence_case(field: str) -> str:
@@ -153,6 +195,16 @@ def arms(values: Sequence[Any], *, inits: Sequence[str], seeds: float | None) ->
     return configs
 
 
+def method_arms(values: Sequence[Any], *, methods: Sequence[str], seeds: float | None) -> list[TrainConfig]:
+    """The settings of every run of a comparison of methods. Raises UserError naming every mistake at once."""
+    if len(methods) < 2:
+        raise UserError("A comparison needs two methods or more. Tick LoRA beside the soft prompt, for example.")
+    base = form.read(FIELDS, values).with_changes(shots=SHOTS)
+    ordered = [name for name in METHODS if name in methods]
+    compare = parse_compare(base, inits=[base.init], seeds=1 if seeds is None else seeds, methods=ordered)  # type: ignore[arg-type]
+    return compare.arms()
+
+
 def groups(context: Context) -> list[tuple[str, list[RunInfo]]]:
     """(group id, its runs) of every comparison, newest first."""
     found: dict[str, list[RunInfo]] = {}
@@ -171,11 +223,12 @@ def newest(found: Sequence[tuple[str, list[RunInfo]]]) -> str:
 def group_label(infos: Sequence[RunInfo]) -> str:
     """How a comparison is called in the list."""
     first = infos[0]
-    inits = " / ".join(dict.fromkeys(str(info.config.get("init")).replace("_", " ") for info in infos))
+    names = list(dict.fromkeys(charts.arm_names(infos)))
+    listed = " / ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     seeds = len({info.config.get("seed") for info in infos})
     when = time.strftime("%d %b %H:%M", time.localtime(first.created))
     data = str(first.config.get("data")).rsplit("/", 1)[-1]
-    return f"{when} · {data} · {inits} · {seeds} seed{'s' if seeds > 1 else ''}"
+    return f"{when} · {data} · {listed} · {seeds} seed{'s' if seeds > 1 else ''}"
 
 
 def curves(infos: Sequence[RunInfo]) -> str:
@@ -215,15 +268,17 @@ def group_news(context: Context, group_id: str, seen: dict[str, str]) -> str:
     if not infos:
         return charts.compact({"empty": True})
     changed = []
-    for info in infos:
-        prompt_step = context.store.prompt_at(info.run_id)[0] if context.store.has_prompt(info.run_id) else None
+    for info, arm in zip(infos, charts.arm_names(infos), strict=True):
+        has_tokens = charts.method_of(info) not in results.NO_TOKENS
+        prompt = prompt_stamp(context, info.run_id) if has_tokens else ""
         facts = f"{info.status}:{info.step}"
         before_facts, _, before_prompt = seen.get(info.run_id, "").partition("|")
-        prompt_mark = f"{'live' if info.status not in ENDED else 'end'}:{prompt_step}"
+        prompt_mark = f"{'live' if info.status not in ENDED else 'end'}:{prompt}"
         if facts == before_facts and prompt_mark == before_prompt:
             continue
-        item = run_item(info, validation=validation_accuracy(context, info)) | {"stamp": f"{facts}|{prompt_mark}"}
-        if prompt_step is not None and prompt_mark != before_prompt:
+        item = run_item(info, arm=arm, validation=validation_accuracy(context, info))
+        item["stamp"] = f"{facts}|{prompt_mark}"
+        if prompt and prompt_mark != before_prompt:
             item |= prompt_item(open_run(context, info.run_id))
         changed.append(item)
     if not changed:
@@ -241,11 +296,12 @@ def validation_accuracy(context: Context, info: RunInfo) -> float | None:
     return found[-1] if found else None
 
 
-def run_item(info: RunInfo, *, validation: float | None) -> dict[str, Any]:
+def run_item(info: RunInfo, *, arm: str, validation: float | None) -> dict[str, Any]:
     """The facts of one run in a pane."""
-    result = info.result
+    result, method = info.result, charts.method_of(info)
     return {
-        "id": info.run_id, "init": str(info.config.get("init")), "seed": info.config.get("seed"), "status": info.status,
+        "id": info.run_id, "arm": arm, "init": str(info.config.get("init")), "method": method,
+        "no_tokens": results.NO_TOKENS.get(method), "seed": info.config.get("seed"), "status": info.status,
         "step": info.step, "steps": info.steps, "line": charts.result_line(info),
         "validation": validation, "accuracy": result.get("eval_accuracy"), "low": result.get("eval_accuracy_low"),
         "high": result.get("eval_accuracy_high"), "baselines": charts.baselines(result),
@@ -275,7 +331,7 @@ def summary(infos: Sequence[RunInfo]) -> dict[str, Any]:
     from softprompt_core.experiments import comparison_document
 
     document = comparison_document(list(infos))
-    return {"rows": charts.summary_rows(document), "verdict": str(document.get("verdict", ""))}
+    return charts.summary_payload(infos) | {"verdict": str(document.get("verdict", ""))}
 
 
 def _checked(asked: Any) -> tuple[str, dict[str, str]]:

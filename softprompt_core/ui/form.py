@@ -9,16 +9,18 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from softprompt_core.config import INITS, TrainConfig, limits, parse_config
+from softprompt_core.config import INITS, METHODS, TrainConfig, limits, parse_config
+from softprompt_core.ui.charts import METHODS as METHODS_SHOWN
 
 INIT_NAMES = {
     "text": "text: the words below",
-    "sampled_vocab": "sampled_vocab: random vocabulary rows",
-    "random": "random: Gaussian, as wide as the vocabulary",
-    "random_uniform": "random_uniform: between ± the range",
-    "peft_random": "peft_random: as PEFT draws it",
-    "class_labels": "class_labels: the label words",
-    "first_rows": "first_rows: the first vocabulary rows",
+    "sampled_vocab": "sampled: random words",
+    "random": "random: wide as words",
+    "random_uniform": "uniform: within ± range",
+    "peft_random": "PEFT: as PEFT draws it",
+    "class_labels": "labels: the label words",
+    "first_rows": "first: rows 0 to P",
+    "from_run": "run: another’s prompt",
 }
 FLOAT_STEP, LR_STEP = 0.05, 0.005
 
@@ -54,7 +56,13 @@ def choice(field: str, choices: Sequence[Any] | None = None, **look: Any) -> gr.
 
 def field(name: str) -> gr.Component:
     """The component that fits a setting's type."""
-    kind = TrainConfig.model_fields[name].annotation
+    info = TrainConfig.model_fields[name]
+    kind = info.annotation
+    if kind is bool:
+        return gr.Checkbox(
+            info.default, label=_label(name), info=_help(name), elem_id=f"train-{name}", interactive=True,
+            min_width=130,
+        )
     if get_origin(kind) is Literal:
         return choice(name, min_width=130)
     if kind in (int, float):
@@ -64,15 +72,36 @@ def field(name: str) -> gr.Component:
 
 def init_choice() -> gr.Dropdown:
     """The initialisations by name, each with a word on what it does."""
-    return choice("init", [(INIT_NAMES.get(name, name), name) for name in INITS], filterable=False)
+    return choice("init", [(INIT_NAMES.get(name, name), name) for name in INITS], filterable=False, min_width=150)
+
+
+def method_choice() -> gr.Dropdown:
+    """The methods by name."""
+    return choice(
+        "method", [(METHODS_SHOWN.get(name, name), name) for name in METHODS], filterable=False, min_width=130,
+        info="What is trained.",
+    )
+
+
+def applies(field: str, *, method: str, init: str) -> bool:
+    """Whether a setting means anything with this method and initialisation; one that doesn't is not shown."""
+    has_start = method in ("prompt", "prefix")
+    limited = {
+        "virtual_tokens": method in ("prompt", "prefix", "p_tuning"), "init": has_start,
+        "init_run": has_start and init == "from_run", "init_range": has_start and init == "random_uniform",
+        "lora_rank": method == "lora", "peft_positions": method == "prompt",
+    }
+    return limited.get(field, True)
 
 
 def read(fields: Sequence[str], values: Sequence[Any]) -> TrainConfig:
-    """Checked settings from what the form holds; an empty field means its default.
+    """Checked settings from what the form holds; what is empty or doesn't apply means its default.
 
     Raises UserError naming every mistake at once.
     """
     given = dict(zip(fields, values, strict=True))
+    method, init = str(given.get("method", "prompt")), str(given.get("init", "text"))
+    given = {name: value for name, value in given.items() if applies(name, method=method, init=init)}
     optional = {name for name, info in TrainConfig.model_fields.items() if info.default is None}
     blank = {name for name in given if given[name] is None or given[name] == ""}
     return parse_config({name: value for name, value in given.items() if name not in blank & optional})

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo
-from softprompt_core.ui import charts, messages
+from softprompt_core.ui import charts, messages, results
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import ASSETS
 from softprompt_core.ui.opened import (
@@ -25,6 +25,7 @@ from softprompt_core.ui.opened import (
     cloud_of,
     find_words,
     open_run,
+    prompt_stamp,
     shares_of,
     tokens_of,
 )
@@ -101,6 +102,8 @@ def build(context: Context, selected_run: gr.components.Component) -> None:
     def list_runs(shown: str | None, wanted: str | None = None) -> Any:
         choices = run_choices(context)
         known = [value for _, value in choices]
+        if wanted and wanted not in known:      # opened from elsewhere: the reading says why there is none
+            choices.append((run_label(context.store.run(wanted)), wanted))
         value = wanted or (shown if shown in known else known[0] if known else None)
         return gr.Dropdown(choices=choices, value=value)
 
@@ -169,9 +172,12 @@ def read(context: Context, asked: Asked) -> str:
     if not asked.run:
         return charts.compact({"empty": NO_RUNS})
     info = context.store.run(asked.run)
-    if not context.store.has_prompt(asked.run):
+    if reason := results.NO_TOKENS.get(str(info.config.get("method"))):
+        return charts.compact({"none": info.name, "why": reason, "line": charts.result_line(info)})
+    prompt = prompt_stamp(context, asked.run)
+    if not prompt:
         return charts.compact({"waiting": charts.result_line(info), "live": info.status not in ENDED})
-    stamp = f"{info.status}:{context.store.prompt_at(asked.run)[0]}"
+    stamp = f"{info.status}:{prompt}"
     if stamp == asked.seen:
         return ""
     opened = open_run(context, asked.run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from softprompt_core import operations
 from softprompt_core.errors import UserError
 from softprompt_core.records import FloatArray, RunInfo, TokenReading
 from softprompt_core.ui import charts
@@ -58,7 +59,7 @@ def open_run(context: Context, run_id: str) -> Opened:
     info = context.store.run(run_id)
     step, prompt = context.store.prompt_at(run_id)
     steps, prompts = context.store.snapshots(run_id)
-    space = space_of(context, info.config)
+    space = space_of(context, run_id)
     width = space.vocabulary.table.shape[1]
     if prompt.shape[1] != width:
         raise UserError(
@@ -69,13 +70,23 @@ def open_run(context: Context, run_id: str) -> Opened:
     return Opened(info, step, prompt, start, steps, prompts, space)
 
 
-def space_of(context: Context, config: dict[str, Any]) -> Space:
-    """The vocabulary of the base model of these settings; kept, since every run of a model shares it."""
+def prompt_stamp(context: Context, run_id: str) -> str:
+    """What changes whenever the prompt that would be read does; empty while there is none. Opens no file."""
+    folder = context.store.folder(run_id)
+    for stem in ("live", "prompt", "snapshots"):     # as Store.prompt_at looks for them
+        try:
+            return f"{stem}{(folder / f'{stem}.safetensors').stat().st_mtime_ns}"
+        except FileNotFoundError:
+            continue
+    return ""
+
+
+def space_of(context: Context, run_id: str) -> Space:
+    """The vocabulary of a run's base model; kept, since every run of a model shares it."""
     from softprompt_core.inspection.projection import project, vocabulary_basis
     from softprompt_core.inspection.vocabulary import vocabulary_of
-    from softprompt_core.models import load_model
 
-    base = load_model(str(config["model"]), device=context.device, dtype=str(config.get("dtype", "auto")))
+    base = operations.base_of(context.store, run_id)
     key = f"{base.name}@{base.revision}@{base.dtype}"
     with _lock:
         if key not in _spaces:

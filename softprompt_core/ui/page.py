@@ -18,6 +18,11 @@ SUBTITLE = "Train soft prompts on frozen models, watch them learn, read what the
 FONT = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 CACHE_SECONDS = (3_600, 86_400)
+GREYS = gr.themes.Color(
+    name="greys", c50="#f7f8fa", c100="#eef0f4", c200="#e1e4ea", c300="#c9ced8", c400="#8f97a6", c500="#5f6777",
+    c600="#4a5160", c700="#383d4a", c800="#20232c", c900="#1a1d25", c950="#13151b",
+)
+"""One scale of greys for every panel, card and field, in light and dark."""
 
 
 def build_page(context: Context) -> gr.Blocks:
@@ -28,17 +33,17 @@ def build_page(context: Context) -> gr.Blocks:
         gr.HTML(f'<header id="sp-head"><h1>{TITLE}</h1><p>{SUBTITLE}</p></header>')
         plotly_loader()
         api.build(context)      # first: endpoints are named before any handler can take their names
-        shown_run = gr.State("")
+        shown_run, forked_run = gr.State(""), gr.State("")
         selected_run = gr.Textbox("", visible="hidden", show_label=False, elem_id="selected-run")
         with gr.Tabs(selected="train", overflow_behavior="wrap", elem_id="tabs") as tabs:
             with gr.Tab("Train", id="train"):
-                train_tab.build(context, shown_run, selected_run, tabs)
+                train_tab.build(context, shown_run, forked_run, selected_run, tabs)
             with gr.Tab("Inspect", id="inspect"):
                 inspect_tab.build(context, selected_run)
             with gr.Tab("Compare", id="compare"):
                 compare_tab.build(context)
             with gr.Tab("Runs", id="runs"):
-                runs_tab.build(context, shown_run, selected_run, tabs)
+                runs_tab.build(context, shown_run, forked_run, selected_run, tabs)
         page.load(warm, None, None, show_progress="hidden", api_visibility="private")
     return page
 
@@ -47,8 +52,11 @@ def theme() -> gr.themes.Base:
     """One accent, system fonts, so that nothing is fetched from elsewhere."""
     return gr.themes.Default(
         primary_hue=gr.themes.colors.teal, secondary_hue=gr.themes.colors.teal,
-        neutral_hue=gr.themes.colors.slate, font=FONT, font_mono=MONO, spacing_size="sm", radius_size="md",
+        neutral_hue=GREYS, font=FONT, font_mono=MONO, spacing_size="sm", radius_size="md",
     ).set(
+        body_text_color_subdued="*neutral_500", body_text_color_subdued_dark="#a5adbb",
+        input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_400",
+        block_title_text_color="*neutral_600", checkbox_border_color_dark="*neutral_500",
         button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_500",

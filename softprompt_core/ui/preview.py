@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from softprompt_core.ui.messages import as_html
 
 if TYPE_CHECKING:
+    from softprompt_core.preflight import Preflight
     from softprompt_core.tokenising import Preview, PreviewToken
 
 ROLES = {
@@ -17,10 +18,15 @@ ROLES = {
 }
 
 
-def preview_html(preview: Preview) -> str:
-    """Counts, a legend and the rows of a preview; all foreign text escaped."""
-    rows = "".join(f'<li class="sp-row">{_row(row)}</li>' for row in preview.rows)
-    return f'{_facts(preview)}{_legend()}<ol class="sp-rows" aria-label="Rows as token sequences">{rows}</ol>'
+def preview_html(preview: Preview, *, has_virtual: bool = True) -> str:
+    """Counts, a legend and the rows of a preview; all foreign text escaped.
+
+    has_virtual: whether virtual tokens stand before a row, which not every method has.
+    """
+    shown = [[token for token in row if has_virtual or token.role != "virtual"] for row in preview.rows]
+    rows = "".join(f'<li class="sp-row">{_row(row)}</li>' for row in shown)
+    listed = f'<ol class="sp-rows" aria-label="Rows as token sequences">{rows}</ol>'
+    return _facts(preview) + _legend(has_virtual) + listed
 
 
 def _row(tokens: list[PreviewToken]) -> str:
@@ -38,10 +44,10 @@ def _row(tokens: list[PreviewToken]) -> str:
     return "".join(parts)
 
 
-def _legend() -> str:
+def _legend(has_virtual: bool) -> str:
     entries = "".join(
         f'<span class="sp-key"><span class="sp-tok sp-{role}">{"ab"}</span> {name}</span>'
-        for role, name in ROLES.items()
+        for role, name in ROLES.items() if has_virtual or role != "virtual"
     )
     return f'<div class="sp-legend">{entries}</div>'
 
@@ -69,3 +75,17 @@ def _loss(rows: int, what: str) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
+
+
+def preflight_html(found: Preflight) -> str:
+    """What a run will come to: a table, and what is likely a slip; all foreign text escaped."""
+    rows = "".join(f"<tr><th>{as_html(what)}</th><td>{as_html(value)}</td></tr>" for what, value in found.rows)
+    warnings = "".join(f"<li>{as_html(text)}</li>" for text in found.warnings)
+    listed = f'<ul class="sp-warnings" aria-label="Warnings">{warnings}</ul>' if warnings else (
+        '<p class="sp-fine">✓ Nothing looks like a slip.</p>'
+    )
+    basis = "Time and memory were measured on a few steps." if found.is_measured else "Time and memory are estimates."
+    return (
+        f'<section class="sp-check" aria-label="Check before training">{listed}<div class="sp-scroll"><table>'
+        f"<tbody>{rows}</tbody></table></div><p>{basis}</p></section>"
+    )

@@ -8,10 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from softprompt_core.records import LogRecord, Neighbour, RunInfo
+from softprompt_core.ui.charts import METHODS
 from softprompt_core.ui.messages import as_html, notice
 
+TRAINED = {
+    "prompt": "this soft prompt", "prefix": "this prefix", "p_tuning": "this p-tuned prompt",
+    "lora": "nothing; LoRA in the model", "full": "nothing; the model fine-tuned",
+}
+NO_TOKENS = {
+    "prefix": "Prefix tuning learns keys and values for every layer instead of embeddings, so it has no virtual "
+              "tokens and no words to read.",
+    "lora": "LoRA changes the model’s weights by small matrices, so it has no virtual tokens and no words to read.",
+    "full": "Full fine-tuning changes a copy of the whole model, so it has no virtual tokens and no words to read.",
+}
+"""Why a run of another method than soft prompts has no words."""
+WARNINGS_SHOWN = 4
 BASELINES = {
     "hand_written": "hand-written prompt, untrained",
+    "few_shot": "examples with their labels, untrained",
     "no_prompt": "no prompt at all",
     "majority": "always the most frequent label",
 }
@@ -25,7 +39,7 @@ def title_html(info: RunInfo | None) -> str:
     data = Path(str(config.get("data"))).name
     facts = [
         f"{data} → {Path(str(config.get('model'))).name}",
-        f"{config.get('init')}, {config.get('virtual_tokens')} virtual tokens, seed {config.get('seed')}",
+        f"{_what(config)}, seed {config.get('seed')}",
         time.strftime("%d %b %Y %H:%M", time.localtime(info.created)),
     ]
     return (
@@ -41,7 +55,7 @@ def result_html(info: RunInfo | None, *, folder: Path | None = None) -> str:
     result = info.result
     if result.get("eval_accuracy") is None:
         return _ending(info)
-    rows = [_row("this soft prompt", {
+    rows = [_row(TRAINED.get(_method(info), "this run"), {
         "accuracy": result["eval_accuracy"], "macro_f1": result.get("eval_macro_f1"),
         "loss": result.get("eval_loss"), "perplexity": result.get("eval_perplexity"),
         "low": result.get("eval_accuracy_low"), "high": result.get("eval_accuracy_high"),
@@ -77,6 +91,16 @@ def words_html(
         "Nearness alone doesn’t make a word a meaning; Inspect says how far to trust it.</p>"
         f'<ol class="sp-words" aria-label="Nearest word of each virtual token">{items}</ol>'
     )
+
+
+def warnings_html(info: RunInfo, logs: Sequence[tuple[float, LogRecord]]) -> str:
+    """What a run warned of, for beside its curve; why it ended stands in its result and is not repeated."""
+    found = dict.fromkeys(r.text for _, r in logs if r.level != "info" and r.text != info.reason)
+    texts = list(found)
+    if len(texts) > WARNINGS_SHOWN:
+        texts = [*texts[:WARNINGS_SHOWN - 1], f"{len(texts) - WARNINGS_SHOWN + 1} more warnings are in the run log."]
+    lines = "".join(f"<li>{as_html(text)}</li>" for text in texts)
+    return f'<ul class="sp-warnings" aria-label="Warnings of the run">{lines}</ul>' if lines else ""
 
 
 def log_html(logs: Sequence[tuple[float, LogRecord]]) -> str:
@@ -130,6 +154,21 @@ def _figure(value: float | None, *, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.2g}"
 
 
+def _method(info: RunInfo) -> str:
+    return str(info.config.get("method", "prompt"))
+
+
+def _what(config: dict[str, Any]) -> str:
+    """What a run trains, in a few words."""
+    method, tokens = str(config.get("method", "prompt")), f"{config.get('virtual_tokens')} virtual tokens"
+    if method == "prompt":
+        return f"{str(config.get('init')).replace('_', ' ')}, {tokens}"
+    name = METHODS.get(method, method)
+    return f"{name}, {tokens}" if method in ("prefix", "p_tuning") else (
+        f"{name}, rank {config.get('lora_rank')}" if method == "lora" else name
+    )
+
+
 def _how(info: RunInfo) -> str:
     result = info.result
     parts = [f"{result.get('steps', info.step)} steps"]
@@ -138,7 +177,7 @@ def _how(info: RunInfo) -> str:
     if result.get("trainable_parameters") is not None:
         parts.append(f"{result['trainable_parameters']:,} trained numbers")
     if result.get("selected_step") is not None:
-        parts.append(f"the prompt of step {result['selected_step']} was best on validation and is kept")
+        parts.append(f"the state of step {result['selected_step']} was best on validation and is kept")
     return ", ".join(parts)
 
 
@@ -149,7 +188,7 @@ def _ending(info: RunInfo) -> str:
         return notice((told or f"Stopped at step {info.step} of {info.steps}.") + kept, kind="hint")
     if info.status == "interrupted":
         told = told or "The program ended before the run did."
-        return notice(f"{told} It reached step {info.step} of {info.steps}; train again to repeat it.")
+        return notice(f"{told} It reached step {info.step} of {info.steps}; Resume goes on from its last checkpoint.")
     if info.status == "done":
         return notice(told or "This run has no test figures.", kind="hint")
     return notice(told or "The run ended without a result. Its log says why.")

@@ -14,25 +14,34 @@ import gradio as gr
 from softprompt_core import operations
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo
-from softprompt_core.ui import results
+from softprompt_core.ui import charts, form, results
 from softprompt_core.ui.context import Context
+from softprompt_core.ui.live import LOOK_AGAIN
 from softprompt_core.ui.messages import guarded, notice, plain
+from softprompt_core.ui.run_view import RESUMABLE, can_be_forked
 
-HEADERS = ["status", "name", "accuracy", "data", "model", "init", "tokens", "steps", "seed", "created", "run id"]
-WIDTHS: list[str | int] = [130, 230, 90, 130, 110, 120, 75, 70, 60, 150, 340]
+HEADERS = [
+    "status", "name", "accuracy", "data", "model", "method", "start", "tokens", "steps", "seed", "created", "run id",
+]
+WIDTHS: list[str | int] = [130, 230, 90, 130, 110, 130, 120, 75, 70, 60, 150, 340]
 SIGNS = {
     "queued": "◷", "running": "●", "paused": "Ⅱ", "done": "✓", "stopped": "■", "interrupted": "⚠",
     "failed": "✕",
 }
 REFRESH_SECONDS = 3.0
 NOTHING_YET = "No run yet. Open Train and press the Train button; every run is listed here for good."
-CHOOSE = "Choose a run in the table to open, rename, stop, delete or download it."
+CHOOSE = "Choose a run in the table to open, resume, rename, stop, delete or download it."
 DOWNLOAD_ID = "runs-download-file"
 FETCH = f"(path) => {{ if (path) setTimeout(() => document.querySelector('#{DOWNLOAD_ID}')?.click(), 300) }}"
 
 
-def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tabs: gr.Tabs) -> None:
-    """Builds the tab inside the current layout; `shown_run` and `selected_run` lead to Train and Inspect."""
+def build(
+    context: Context, shown_run: gr.State, forked_run: gr.State, selected_run: gr.Component, tabs: gr.Tabs
+) -> None:
+    """Builds the tab inside the current layout; `shown_run` and `selected_run` lead to Train and Inspect.
+
+    Setting `forked_run` fills the form of Train.
+    """
     store, root = context.store, context.store.root
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     chosen = gr.State("")
@@ -50,6 +59,8 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
             inspect = gr.Button("Open in Inspect", variant="primary", elem_id="runs-inspect", **look)
             show = gr.Button("Show on Train", elem_id="runs-show", **look)
             download = gr.Button("Download for PEFT", elem_id="runs-download", **look)
+            resume = gr.Button("Resume", elem_id="runs-resume", **look)
+            fork = gr.Button("Train on from here", elem_id="runs-fork", **look)
             stop = gr.Button("Stop", variant="stop", elem_id="runs-stop", **look)
             delete = gr.Button("Delete…", elem_id="runs-delete", **look)
         with gr.Row(visible=False, elem_id="runs-confirm") as confirm:
@@ -65,7 +76,8 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
     file = gr.DownloadButton("Download", visible="hidden", elem_id=DOWNLOAD_ID)
     ready = gr.Textbox(visible="hidden", show_label=False)
     timer = gr.Timer(REFRESH_SECONDS)
-    details = [about, actions, confirm, name, command, stop, delete]
+    states = [stop, resume, fork, delete]
+    details = [about, actions, confirm, name, command, *states]
 
     def refresh(old: Any, run_id: str) -> Any:
         infos = store.runs()
@@ -73,11 +85,20 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
         if now == old:
             return gr.skip()
         info = next((info for info in infos if info.run_id == run_id), None)
-        at_work = info is not None and info.status not in ENDED
         return (
             now, gr.Dataframe(value=now[0], visible=bool(infos)), gr.HTML(visible=not infos),
-            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None),
-            gr.Button(interactive=at_work), gr.Button(interactive=not at_work),
+            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None), *allowed(info),
+        )
+
+    def allowed(info: RunInfo | None) -> tuple[Any, ...]:
+        """Updates of `states`: a button that means nothing for this run is not shown."""
+        at_work = info is not None and info.status not in ENDED
+        can_resume = info is not None and info.status in RESUMABLE
+        can_fork = info is not None and can_be_forked(context, info)
+        return (
+            gr.Button(interactive=at_work, visible=at_work or "hidden"),
+            gr.Button(interactive=can_resume, visible=can_resume or "hidden"),
+            gr.Button(visible=can_fork or "hidden"), gr.Button(interactive=not at_work),
         )
 
     def choose(event: gr.SelectData) -> Any:
@@ -86,12 +107,10 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
 
     def detail(run_id: str) -> Any:
         info = store.run(run_id)
-        at_work = info.status not in ENDED
         was_trained = "imported_from" not in store.facts(run_id)      # else no command repeats it
         return (
             _about(info, has_runs=True), gr.Column(visible=True), gr.Row(visible=False), info.name,
-            gr.Textbox(operations.command_for(store.config(run_id)), visible=was_trained),
-            gr.Button(interactive=at_work), gr.Button(interactive=not at_work),
+            gr.Textbox(operations.command_for(store.config(run_id)), visible=was_trained), *allowed(info),
         )
 
     @guarded(root, "renaming the run")
@@ -106,6 +125,13 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
         gr.Info("Stopping after the present step; the best prompt is kept.")
         return gr.Button(interactive=False)
 
+    @guarded(root, "resuming the run")
+    def resume_run(run_id: str) -> Any:
+        operations.prepare_resume(store, run_id)
+        context.runner.resume(run_id)
+        gr.Info("It goes on from its last checkpoint. Show on Train opens its curve.")
+        return gr.Button(interactive=False)
+
     @guarded(root, "deleting the run")
     def delete_run(run_id: str) -> Any:
         store.delete(run_id)
@@ -117,7 +143,7 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
         return gr.DownloadButton(value=path), path
 
     after: dict[str, Any] = {"fn": refresh, "inputs": [seen, chosen],
-                             "outputs": [seen, table, empty, about, actions, stop, delete], **quiet}
+                             "outputs": [seen, table, empty, about, actions, *states], **quiet}
     timer.tick(**after)
     demo = gr.context.Context.root_block
     assert demo is not None
@@ -128,6 +154,10 @@ def build(context: Context, shown_run: gr.State, selected_run: gr.Component, tab
     rename.click(give_name, [chosen, name], details, **quiet).then(**after)
     name.submit(give_name, [chosen, name], details, **quiet).then(**after)
     stop.click(stop_run, chosen, stop, **quiet)
+    resume.click(resume_run, chosen, resume, **quiet).then(**after).then(
+        None, js=LOOK_AGAIN, api_visibility="private"
+    )
+    fork.click(lambda run_id: (run_id, gr.Tabs(selected="train")), chosen, [forked_run, tabs], **quiet)
     delete.click(lambda: gr.Row(visible=True), None, confirm, **quiet)
     keep.click(lambda: gr.Row(visible=False), None, confirm, **quiet)
     sure.click(delete_run, chosen, [chosen, confirm], **quiet).then(**after)
@@ -144,12 +174,22 @@ def rows(infos: Sequence[RunInfo]) -> list[list[str]]:
             + (f" {100 * info.step // max(1, info.steps)} %" if info.status == "running" else ""),
             plain(info.name), results.percent(info.result.get("eval_accuracy")),
             Path(str(info.config.get("data"))).name, Path(str(info.config.get("model"))).name,
-            str(info.config.get("init")), str(info.config.get("virtual_tokens")), str(info.steps),
+            *_what(info.config), str(info.steps),
             str(info.config.get("seed")), time.strftime("%Y-%m-%d %H:%M", time.localtime(info.created)),
             info.run_id,
         ]
         for info in infos
     ]
+
+
+def _what(config: dict[str, Any]) -> tuple[str, str, str]:
+    """(method, start, virtual tokens), each empty where the method has none."""
+    method, init = str(config.get("method", "prompt")), str(config.get("init"))
+    has = {field: form.applies(field, method=method, init=init) for field in ("init", "virtual_tokens")}
+    return (
+        charts.METHODS.get(method, method), init if has["init"] else "",
+        str(config.get("virtual_tokens")) if has["virtual_tokens"] else "",
+    )
 
 
 def zip_of(context: Context, run_id: str) -> Path:

@@ -260,7 +260,7 @@ def spoil_into_encoder_decoder(folder):
         (spoil_weights, ["could not be loaded"]),
         (spoil_into_pickle, ["no .safetensors weights", "pickled", "save_pretrained"]),
         (spoil_into_vision, ["no causal language model that reads tokens"]),
-        (spoil_into_encoder_decoder, ["encoder–decoder", "causal"]),
+        (spoil_into_encoder_decoder, ["do not fill", "T5ForConditionalGeneration", "missing"]),
     ],
 )
 def test_model_folder_that_cannot_be_used(refused, model_folder, spoil, words):

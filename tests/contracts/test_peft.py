@@ -1,4 +1,4 @@
-"""Equality with PEFT's prompt tuning where both do the same thing: input without padding."""
+"""Equality with PEFT where both do the same thing: input without padding; and, in its own layout, with padding."""
 
 from __future__ import annotations
 
@@ -17,77 +17,76 @@ from peft import (
 )
 
 from softprompt_core.adapters import export_peft, import_prompt
-from softprompt_core.layouts import Prefix, batch_losses, choose_layout
+from softprompt_core.errors import UserError
+from softprompt_core.layouts import Prefix, batch_losses
 from softprompt_core.models import BUNDLED_FOLDER, load_model
-from softprompt_core.plans import Row
-from tests.tiny import VOCABULARY, tiny_model
+from softprompt_core.self_check import choose_layout
+from tests.reference import answer_of_peft, peft_batch, peft_twin, relative, rows_of_one_length, some_rows
+from tests.tiny import tiny_model
 
 P, T = 6, 9
 STEPS = 8
-
-
-def rows_of_one_length(count: int, seed: int) -> list[Row]:
-    """Rows whose text and label together are T tokens, so that PEFT needs no padding."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(n: int) -> list[int]:
-        return torch.randint(2, VOCABULARY, (n,), generator=generator).tolist()
-
-    return [Row(draw(T - 2 - i % 2), (draw(2 + i % 2),)) for i in range(count)]
-
-
-def as_peft_batch(rows: list[Row]) -> dict[str, torch.Tensor]:
-    ids = [[*r.context, *r.continuations[0]] for r in rows]
-    labels = [[-100] * len(r.context) + list(r.continuations[0]) for r in rows]
-    return {
-        "input_ids": torch.tensor(ids), "labels": torch.tensor(labels),
-        "attention_mask": torch.ones(len(rows), T).long(),
-    }
-
-
-def peft_twin(base, prompt: torch.Tensor):
-    """PEFT's prompt tuning on a copy of the model, started from the same prompt."""
-    config = PromptTuningConfig(
-        task_type=TaskType.CAUSAL_LM, num_virtual_tokens=P, prompt_tuning_init=PromptTuningInit.RANDOM,
-        token_dim=base.hidden_size,
-    )
-    twin = get_peft_model(copy.deepcopy(base.module), config).eval()
-    with torch.no_grad():
-        twin.prompt_encoder["default"].embedding.weight.copy_(prompt)
-    return twin
 
 
 def start(seed: int = 0) -> torch.Tensor:
     return torch.randn(P, 32, generator=torch.Generator().manual_seed(seed)) * 0.3
 
 
-@pytest.mark.parametrize("layout", ["packed", "concatenated"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gpt_neox"])
-def test_loss_and_prompt_gradient_equal_peft(family, layout):
-    base, rows = tiny_model(family), rows_of_one_length(5, seed=1)
-    twin = peft_twin(base, start())
-    expected = twin(**as_peft_batch(rows)).loss
-    expected.backward()
-    gradient = twin.prompt_encoder["default"].embedding.weight.grad
+def answer(base, rows, layout, **named):
     leaf = start()[None].requires_grad_(True)
-    losses, _ = batch_losses(base, leaf, [rows], layout=layout)
+    losses, lines = batch_losses(base, leaf, [rows], layout=layout, **named)
     losses.sum().backward()
-    assert losses[0].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert (leaf.grad[0] - gradient).norm() <= 1e-5 * gradient.norm()
+    return losses[0].detach(), leaf.grad[0], lines
+
+
+@pytest.mark.parametrize("layout", ["packed", "cached", "concatenated", "peft"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2", "gpt_neox"])
+def test_loss_and_prompt_gradient_equal_peft_without_padding(family, layout):
+    base, rows = tiny_model(family), rows_of_one_length(5, T, seed=1)
+    expected, slope = answer_of_peft(base, start(), peft_batch(rows))
+    loss, gradient, _ = answer(base, rows, layout)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert relative(gradient, slope) <= 1e-5
+
+
+@pytest.mark.parametrize("width", [None, 30])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "opt", "falcon_alibi", "mpt", "gpt_neo", "gemma3_text"])
+def test_pefts_layout_equals_peft_with_padding_too(family, width):
+    base, rows = tiny_model(family), some_rows(6)
+    expected, slope = answer_of_peft(base, start(), peft_batch(rows, width=width))
+    loss, gradient, lines = answer(base, rows, "peft", padded_to=width)
+    assert lines.ids.shape == (6, P + (width or max(len(r.context) + len(r.continuations[0]) for r in rows)) - 1)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert relative(gradient, slope) <= 1e-5
+
+
+def test_padding_changes_pefts_numbers_where_positions_are_counted_through_it():
+    base, rows = tiny_model("llama"), some_rows(6)
+    narrow, wide = (answer(base, rows, "peft", padded_to=width)[0].item() for width in (None, 30))
+    assert narrow != pytest.approx(wide, rel=1e-3)
+
+
+def test_pefts_layout_is_taken_when_asked_for():
+    rows = some_rows(3)
+    choice = choose_layout(tiny_model("llama"), start()[None], [rows], longest_tokens=30, peft_positions=True)
+    assert (choice.name, choice.is_fallback) == ("peft", False)
+    prefix = Prefix(torch.zeros(1, 2, 2, 2, P, 8))
+    with pytest.raises(UserError, match="PEFT positions"):
+        choose_layout(tiny_model("llama"), prefix, [rows], longest_tokens=30, peft_positions=True)
 
 
 @pytest.mark.parametrize(
     ("family", "heads", "width"), [("llama", 2, 8), ("gpt2", 4, 8), ("bloom", 4, 8), ("opt", 4, 8)]
 )
 def test_prefixes_give_the_loss_and_gradient_of_pefts_prefix_tuning(family, heads, width):
-    base, rows = tiny_model(family), rows_of_one_length(5, seed=1)
+    base, rows = tiny_model(family), rows_of_one_length(5, T, seed=1)
     config = PrefixTuningConfig(
         task_type=TaskType.CAUSAL_LM, num_virtual_tokens=P, num_layers=2, num_attention_heads=heads,
         token_dim=heads * width,
     )
     twin = get_peft_model(copy.deepcopy(base.module), config).eval()
     weight = twin.prompt_encoder["default"].embedding.weight
-    expected = twin(**as_peft_batch(rows)).loss
+    expected = twin(**peft_batch(rows)).loss
     expected.backward()
     leaf = weight.detach().clone().requires_grad_(True)
     prefix = Prefix(leaf.view(1, P, 2, 2, heads, width).permute(0, 2, 3, 4, 1, 5))
@@ -105,8 +104,8 @@ def test_eight_optimiser_steps_equal_peft():
     ours = torch.nn.Parameter(start())
     optimizer = torch.optim.AdamW([ours], lr=0.03, weight_decay=0.0)
     for step in range(STEPS):
-        rows = rows_of_one_length(5, seed=step)
-        loss = twin(**as_peft_batch(rows)).loss
+        rows = rows_of_one_length(5, T, seed=step)
+        loss = twin(**peft_batch(rows)).loss
         loss.backward()
         theirs.step()
         theirs.zero_grad()

@@ -28,7 +28,7 @@ def test_selected_prompt_is_on_disk_before_the_final_test_begins(claimed, monkey
     store, run_id = claimed
     found = []
 
-    def trained(runs, *, control):
+    def trained(runs, *, control, **_):
         yield StepRecord(run_id, 1, 0.1, 1.0, 0.1, 1.0, 10, 0.1)
         yield snapshot(run_id)
         found.append((store.folder(run_id) / "prompt.safetensors").exists())
@@ -43,7 +43,7 @@ def test_selected_prompt_is_on_disk_before_the_final_test_begins(claimed, monkey
 def test_memory_running_out_is_said_plainly_and_is_no_fault(claimed, monkeypatch, error):
     store, run_id = claimed
 
-    def trained(runs, *, control):
+    def trained(runs, *, control, **_):
         yield snapshot(run_id)
         raise error
 

@@ -46,7 +46,7 @@ def test_run_at_work_has_no_result_yet() -> None:
     ("status", "reason", "words"),
     [
         ("stopped", "Stopped by the user after step 3.", "best prompt so far is kept"),
-        ("interrupted", "", "train again"),
+        ("interrupted", "", "Resume goes on"),
         ("failed", "The loss was <nan>.", "The loss was &lt;nan&gt;."),
         ("failed", "", "log says why"),
     ],

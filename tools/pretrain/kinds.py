@@ -223,7 +223,7 @@ def _request_tasks(rows: dict[str, list[Row]], rng: random.Random) -> list[Task]
                 "problem fine",
                 "unhappy/not unhappy",
             ),
-            share=3,
+            share=1.5,
         ),
         Task("bank intent", bank, ("What does the bank customer want?", *intent), own_names(bank), 2),
         Task("request intent", request, ("What does the user want?", *intent), own_names(request), 2),

@@ -76,7 +76,7 @@ THINGS = "meal hotel room service waiter trip garden shop dinner house town less
 ABOUT = (
     "about love and loss,about a family in trouble,about growing up,with a heart,about two brothers,set in a small"
     " town,about war,from first scene to last,about nothing much,for children and adults,with songs,in every way,about"
-    " friendship,about a crime,told in ninety minutes,from a first-time director,about old age,about a dog,even for fans"
+    " friendship,about a crime,told in ninety minutes,from a first-time director,about old age,about a dog"
 ).split(",")
 PEOPLE = "the director,the cast,the leading lady,the hero,the writer,the camera,the star,her voice,the editor".split(
     ","

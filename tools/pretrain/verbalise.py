@@ -49,6 +49,7 @@ ASKED_SHOTS = (
     "{i}\n{x}\nAnswer: {y}",
     "{i} {x}\nLabel: {y}",
 )
+_AFFIRMING = frozenset(("yes", "no", "true", "false"))
 _ANSWER = re.compile("\x01(.*?)\x02")
 
 
@@ -145,23 +146,25 @@ def _write_document(deal: _Deal, rng: random.Random) -> str:
     is_balanced = rng.random() < 0.8
     rows = [deal.row(is_balanced) for _ in range(shots)]
     words, is_renamed = _choose_words(task, rows, rng)
-    instruction = rng.choice(_fitting_instructions(task, words))
-    is_asked = rng.random() < 0.25
+    is_naming = not _AFFIRMING.issuperset(label.lower() for label in words.values()) and rng.random() < 0.35
+    used = {key for _, key in rows}
+    instruction = _name_labels(words, used, rng) if is_naming else rng.choice(_fitting_instructions(task, words))
+    is_asked = not is_naming and rng.random() < 0.25
     shot = rng.choice(ASKED_SHOTS if is_asked else SHOTS)
     style = _choose_style(rng)
     gap = rng.choice(("\n\n", "\n\n", "\n"))
     lines = [shot.format(i=instruction, x=style(x), y=f"\x01{words[key]}\x02") for x, key in rows]
     head = []
     # a renamed label is only guessable from a list or from other shots
-    if not is_asked and rng.random() < 0.6:
+    if is_naming or (not is_asked and rng.random() < 0.6):
         head.append(instruction)
-    if is_renamed or rng.random() < 0.3:
-        head.append(_list_labels(words, {key for _, key in rows}, rng))
+    if not is_naming and (is_renamed or rng.random() < 0.3):
+        head.append(_list_labels(words, used, rng))
     body = gap.join(lines)
     tail = ""
     if rng.random() < 0.05 and shots > 1:
-        used = ", ".join(dict.fromkeys(words[key] for _, key in rows))
-        tail = gap + f"Which labels are used? \x01{used}\x02"
+        answers = ", ".join(dict.fromkeys(words[key] for _, key in rows))
+        tail = gap + f"Which labels are used? \x01{answers}\x02"
     elif rng.random() < 0.05 and not is_asked:
         tail, head = gap + f"What is the question? \x01{instruction}\x02", []
     elif rng.random() < 0.05 and shots == 1:
@@ -185,19 +188,34 @@ def _choose_words(task: Task, rows: list[tuple[str, str]], rng: random.Random) -
 
 def _fitting_instructions(task: Task, words: dict[str, str]) -> Sequence[str]:
     """Return the instructions that the labels answer: yes and no answer only what can be affirmed."""
-    if {label.lower() for label in words.values()} <= {"yes", "no", "true", "false"}:
+    if _AFFIRMING.issuperset(label.lower() for label in words.values()):
         return [i for i in task.instructions if i.startswith(("Is ", "Do ", "Does "))] or task.instructions
     return task.instructions
 
 
 def _list_labels(words: dict[str, str], used: set[str], rng: random.Random) -> str:
     """Return a line that lists the labels, the ones in use among them, in random order."""
-    spare = [key for key in words if key not in used]
-    keys = [*used, *rng.sample(spare, min(len(spare), 7))]
-    labels = list(dict.fromkeys(words[key] for key in sorted(keys)))
-    rng.shuffle(labels)
     line = rng.choice(("Labels: {}", "Options: {}", "Answer with one of: {}", "Choose from: {}"))
-    return line.format(", ".join(labels))
+    return line.format(", ".join(_offered_labels(words, used, rng)))
+
+
+def _name_labels(words: dict[str, str], used: set[str], rng: random.Random) -> str:
+    """Return an instruction that names the labels, most often as the program's own default prompt does."""
+    labels = _offered_labels(words, used, rng)
+    if rng.random() < 0.5:
+        labels.sort()
+    named = ", ".join(labels[:-1]) + f" or {labels[-1]}" if len(labels) > 1 else labels[0]
+    forms = ("Classify the message as {}:", "Is the text {}?", "Say whether it is {}.", "Decide: {}?")
+    return (rng.choice(forms) if rng.random() < 0.4 else "Classify the text as {}:").format(named)
+
+
+def _offered_labels(words: dict[str, str], used: set[str], rng: random.Random) -> list[str]:
+    """Return the labels in use and up to seven others, each once, in random order."""
+    spare = [key for key in sorted(words) if key not in used]
+    keys = [*sorted(used), *rng.sample(spare, min(len(spare), 7))]
+    labels = list(dict.fromkeys(words[key] for key in keys))
+    rng.shuffle(labels)
+    return labels
 
 
 def _choose_style(rng: random.Random) -> Callable[[str], str]:
