@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from softprompt_core.config import config_from_json, limits, parse_config
+from softprompt_core.config import METHOD_NAMES, PROMPT_METHODS, config_from_json, limits, parse_config
 from softprompt_core.errors import UserError
 from softprompt_core.records import FloatArray
 from softprompt_core.store import write_aside, write_json, write_tensors
@@ -253,6 +253,11 @@ def _import_run(folder: Path) -> ImportedPrompt:
             break
     else:
         if not (folder / "snapshots.safetensors").is_file():
+            if config.method not in PROMPT_METHODS:
+                raise UserError(
+                    f"The run {folder.name!r} was trained with {METHOD_NAMES[config.method]}, which has no virtual "
+                    "tokens. Give a run of the method prompt or p_tuning."
+                )
             raise UserError(
                 f"The run {folder.name!r} has no prompt yet. Wait for its first steps, or give another."
             )

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from softprompt_core.config import (
     INITS,
+    METHODS,
     CompareConfig,
     TrainConfig,
     config_from_json,
@@ -33,7 +34,7 @@ from softprompt_core.operations import KEPT_IN_FORKS
 from softprompt_core.presets import list_presets, load_preset
 from softprompt_core.store import Store
 
-BASELINES = {"hand_written": "hand-written prompt", "majority": "majority class"}
+BASELINES = {"hand_written": "hand-written prompt", "few_shot": "few-shot prompt", "majority": "majority class"}
 FIGURES = {
     "train_loss": "training loss", "eval_loss": "test loss", "eval_accuracy": "test accuracy",
     "eval_macro_f1": "test macro-F1", "selected_step": "selected step", "seconds": "seconds",
@@ -131,10 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     fork.add_argument("--keep-optimizer", action="store_true", help="begin with the optimiser's state, too")
     _add_settings(fork, leave_out=KEPT_IN_FORKS, has_defaults=False)
     compare = add("compare", "Train several initialisations on the same data and compare.", _compare, _show_compare)
-    _add_settings(compare, leave_out=("init",))
+    _add_settings(compare, leave_out=("init", "method"))
     compare.add_argument("--init", default=",".join(CompareConfig.model_fields["inits"].default),
-                         help=f"comma-separated, out of {', '.join(INITS)}")
-    compare.add_argument("--seeds", default="1", help="runs of each initialisation")
+                         help=f"of prompt tuning; comma-separated, out of {', '.join(INITS)}")
+    compare.add_argument("--method", help=f"comma-separated, out of {', '.join(METHODS)} (default prompt); "
+                         "a given learning rate is prompt tuning's or the first one's, the others have their own")
+    compare.add_argument("--seeds", default="1", help="runs of each initialisation and method")
     inspect = add("inspect", "Nearest words of each virtual token.", _inspect, _show_inspect)
     inspect.add_argument("prompt", metavar="RUN|ADAPTER_DIR")
     inspect.add_argument("--model", help="for an adapter folder that does not name its model")
@@ -263,9 +266,11 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     values = _given(options)
     if values.get("init_run"):
         values = with_start(store, values | {"init": "from_run"})
+    methods = _listed(options.method) if options.method is not None else [values.get("method", "prompt")]
+    first = "prompt" if "prompt" in methods else methods[0] if methods else "prompt"
     comparison = parse_compare(
-        parse_config(values), inits=[i.strip() for i in options.init.split(",") if i.strip()],
-        seeds=_whole(options.seeds, "seeds"),
+        parse_config(values | {"method": first}), inits=_listed(options.init),
+        seeds=_whole(options.seeds, "seeds"), methods=methods,
     )
     arms = comparison.arms()
     check(next((arm for arm in arms if arm.init == "from_run"), arms[0]), store)
@@ -275,6 +280,11 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     if all(info.status == "failed" for info in infos):
         raise UserError(infos[0].reason)
     return comparison_document(infos)
+
+
+def _listed(value: str) -> list[str]:
+    """The parts of a comma-separated list."""
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _train_here(store: Store, run_ids: list[str]) -> None:
@@ -427,9 +437,10 @@ def _show_train(document: dict[str, Any]) -> None:
     interval = f" (95 % interval {low:.1%} to {high:.1%})" if low is not None and high is not None else ""
     print(f"{document['run_id']}: {document['status']} after {document.get('steps')} steps")
     print(f"test accuracy          {_percent(document.get('eval_accuracy'))}{interval}")
-    for source, name in BASELINES.items():
-        figures = (document.get("baselines") or {}).get(source)
-        print(f"{name:<22} {_percent(figures['accuracy'] if figures else None)}")
+    baselines = document.get("baselines") or {}
+    for source in [source for source in BASELINES if source in baselines]:
+        figures = baselines[source]
+        print(f"{BASELINES[source]:<22} {_percent(figures['accuracy'] if figures else None)}")
 
 
 def _show_preflight(document: dict[str, Any]) -> None:
@@ -441,7 +452,12 @@ def _show_preflight(document: dict[str, Any]) -> None:
 
 def _show_compare(document: dict[str, Any]) -> None:
     for entry in document["summary"]:
-        print(f"{entry['init']:<16} {_percent(entry['accuracy_mean'])} over {entry['runs']} runs")
+        learns = entry["trainable_parameters"]
+        size = "" if learns is None else f", {learns:,} parameters trained"
+        print(f"{entry['arm']:<22} {_percent(entry['accuracy_mean'])} over {entry['runs']} runs{size}")
+    for source, name in BASELINES.items():
+        if figures := (document["baselines"] or {}).get(source):
+            print(f"{name:<22} {_percent(figures['accuracy'])}")
     print(document["verdict"])
 
 

@@ -25,7 +25,7 @@ METHOD_NAMES: dict[Method, str] = {
     "prompt": "prompt tuning", "prefix": "prefix tuning", "p_tuning": "p-tuning", "lora": "LoRA",
     "full": "full fine-tuning",
 }
-METHOD_LR: dict[Method, float] = {"prompt": 0.03, "prefix": 0.01, "p_tuning": 0.003, "lora": 0.002, "full": 0.0003}
+METHOD_LR: dict[Method, float] = {"prompt": 0.03, "prefix": 0.05, "p_tuning": 0.003, "lora": 0.002, "full": 0.0003}
 """Peak learning rates where none is given: sound starts for AdamW and a few hundred steps."""
 Optimizer = Literal["adamw", "adafactor"]
 Schedule = Literal["linear", "cosine", "constant"]
@@ -172,6 +172,8 @@ class TrainConfig(BaseModel):
     def _start_is_named(self) -> Self:
         if (self.init == "from_run") != (self.init_run is not None):
             raise ValueError("initial run: init from_run needs the id of a run, and no other init takes one")
+        if self.init == "from_run" and self.method not in ("prompt", "prefix"):
+            raise ValueError("initial run: only the methods prompt and prefix can begin at the prompt of a run")
         return self
 
     @model_validator(mode="after")
@@ -249,8 +251,9 @@ class CompareConfig(BaseModel):
         changes: dict[str, Any] = {"method": method}
         if method != self.base.method:
             changes["lr"] = METHOD_LR[method]
-        if method != "prompt":
-            return [changes]
+        if method != "prompt":      # of these only prefix tuning begins at a prompt
+            begins = {} if method == "prefix" else {"init": "text", "init_run": None}
+            return [{**changes, **begins}]
         run = self.base.init_run
         return [{**changes, "init": init, "init_run": run if init == "from_run" else None} for init in self.inits]
 

@@ -70,12 +70,14 @@ def label_scores(
         costs = [len(context) + sum(lengths) for context in contexts]
     else:       # a line a label, each with the prompt and the text
         costs = [len(lengths) * (length + len(context) + max(lengths)) for context in contexts]
+    longest = max((len(context) for context in contexts), default=0) + max(lengths)     # for PEFT's padding alone
     for chunk in _chunks(order, costs):
         if should_stop():
             raise Cancelled
         rows = [Row(contexts[i], label_ids) for i in chunk]
         with torch.inference_mode():
-            found = continuation_scores(base, lead, plan([rows], prompt_length=length, layout=layout))
+            lines = plan([rows], prompt_length=length, layout=layout, padded_to=longest)
+            found = continuation_scores(base, lead, lines)
         scores[chunk] = found.view(len(chunk), len(label_ids)).cpu().double().numpy()
     return scores
 

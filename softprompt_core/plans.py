@@ -134,9 +134,8 @@ def divided(
 
 def _shared(contexts: Sequence[Sequence[int]]) -> int:
     """How many tokens all texts begin with, at most all but one of the shortest: such is a template's beginning."""
-    first, last = min(contexts, default=()), max(contexts, default=())      # between them stand all others
-    most = min(map(len, contexts), default=0) - 1
-    return next((i for i in range(max(0, most)) if first[i] != last[i]), max(0, most))
+    most = max(0, min(map(len, contexts), default=0) - 1)
+    return next((i for i in range(most) if any(ids[i] != contexts[0][i] for ids in contexts)), most)
 
 
 class _Line:

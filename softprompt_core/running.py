@@ -22,6 +22,9 @@ from softprompt_core.records import Checkpoint, FloatArray, Tensors
 
 DIVERGED_FACTOR, DIVERGED_STEPS = 5.0, 50
 """A run whose loss stays above its start times the factor for so many steps has diverged."""
+DIVERGED_START = 0.2
+"""Nats a token that a start counts as at least: one that is nearly right (from another run) may well get worse."""
+NO_FIGURE = (math.inf, math.inf)
 
 
 class Order:
@@ -77,7 +80,7 @@ class Running:
     loss: float = math.nan
     first_loss: float = math.nan
     steps_above: int = 0
-    best_figure: float = math.inf
+    best_figure: tuple[float, float] = NO_FIGURE
     best: Tensors | None = None
     best_prompt: FloatArray | None = None
     best_step: int = 0
@@ -100,23 +103,30 @@ class Running:
         self.loss = loss
         if math.isnan(self.first_loss):
             self.first_loss = loss
-        self.steps_above = self.steps_above + 1 if loss > DIVERGED_FACTOR * self.first_loss else 0
+        limit = DIVERGED_FACTOR * max(self.first_loss, DIVERGED_START)
+        self.steps_above = self.steps_above + 1 if loss > limit else 0
 
     def trouble(self) -> str:
         """Why the run cannot go on, with what to try; empty while all is well."""
-        advice = f"the best state before that was kept. Try a learning rate below {self.config.lr:g}"
+        kept = f"the prompt of step {self.selected_step}" if self.has_prompt else f"the state of step {self.selected_step}"
+        what = "the best one before that" if self.best is not None else "the last one, as none was looked at before that"
+        advice = f"{kept}, {what}, was kept. Try a learning rate below {self.config.lr:g}"
         if not math.isfinite(self.loss):
-            return f"The loss stopped being a number at step {self.step}; {advice}, or dtype fp32."
+            return f"The loss or its gradient stopped being a number at step {self.step}; {advice}, or dtype fp32."
         if self.steps_above >= DIVERGED_STEPS:
-            what = f"The loss has been over {DIVERGED_FACTOR:g} times its start for {DIVERGED_STEPS} steps"
-            return f"{what} (now {self.loss:.3g}, first {self.first_loss:.3g}); {advice}, or a longer warm-up."
+            far = f"The loss has been over {DIVERGED_FACTOR:g} times its start for {DIVERGED_STEPS} steps"
+            return f"{far} (now {self.loss:.3g}, first {self.first_loss:.3g}); {advice}, or a longer warm-up."
         return ""
 
     def note_validation(self, found: Evaluation) -> None:
-        """Keeps the present state if it is the best so far."""
-        figure = found.loss if self.config.select_by == "loss" else -found.accuracy
+        """Keeps the present state if it is the best so far; of two that are as accurate, that of the lower loss.
+
+        One whose loss is no number is never the best, however its guesses fall.
+        """
+        figure = (found.loss, -found.accuracy)
+        figure = figure if self.config.select_by == "loss" else (-found.accuracy, found.loss)
         self.looks_since_best += 1
-        if figure < self.best_figure:
+        if math.isfinite(found.loss) and figure < self.best_figure:
             self.best_figure, self.best, self.best_step = figure, self.method.tensors(), self.step
             self.best_prompt = self.prompt() if self.has_prompt else None
             self.looks_since_best = 0
@@ -180,7 +190,7 @@ class Running:
             self.order.restore(tensors["order"], facts["place"])
             best = _part(tensors, "best.")
             self.best, self.best_prompt = best or None, tensors.get("best_prompt")
-            self.best_figure = facts["best_figure"] if best else math.inf
+            self.best_figure = tuple(facts["best_figure"]) if best else NO_FIGURE
             self.step, self.seconds_before = saved.step, facts["seconds"]
             for name in (
                 "rows", "tokens", "loss", "first_loss", "steps_above", "best_step", "looks_since_best", "looked_at",

@@ -85,6 +85,7 @@ def run_facts(
         "dtype": str(base.dtype).removeprefix("torch."), "labels": list(tokens.task.labels),
         "text_column": tokens.task.text_column, "label_column": tokens.task.label_column,
         "is_encoder_decoder": base.is_encoder_decoder,
+        "steps": config.steps,
         "split_sizes": {split: len(rows) for split, rows in tokens.splits.items()},
         "init_tokens": [token_text(base.tokenizer, i) for i in init_ids] if init_ids else None,
         "hand_written_prompt": written_prompt(config, tokens),

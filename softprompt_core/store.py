@@ -559,6 +559,8 @@ def _insert(db: sqlite3.Connection, record: Record, now: float) -> None:
         db.execute("DELETE FROM metrics WHERE run_id = ? AND step > ?", (record.run_id, after))
         db.execute("DELETE FROM evals WHERE run_id = ? AND (step > ? OR split = 'test')", (record.run_id, after))
         db.execute("UPDATE runs SET step = ?, result = '{}', updated = ? WHERE run_id = ?", (after, now, record.run_id))
+        if isinstance(record, StartRecord) and "steps" in record.facts:     # what epochs mean once rows are known
+            db.execute("UPDATE runs SET steps = ? WHERE run_id = ?", (record.facts["steps"], record.run_id))
     elif isinstance(record, PauseRecord):
         db.execute(
             "UPDATE runs SET status = ?, updated = ? WHERE run_id = ? AND status IN ('running', 'paused')",

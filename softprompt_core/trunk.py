@@ -29,6 +29,8 @@ from softprompt_core.plans import Plan
 _GIVEN_UP: weakref.WeakSet[BaseModel] = weakref.WeakSet()
 BUCKET = 64
 """Spans whose lengths lie in the same stretch of so many tokens are padded to the longest of them."""
+KEPT_WEIGHTS = 1 << 22
+"""Attention weights that are kept for the backward pass, in one group of one layer; beyond, they are made again."""
 _Rotation = tuple[torch.Tensor, torch.Tensor]
 _Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 _Map = Callable[[torch.Tensor], torch.Tensor]
@@ -165,12 +167,14 @@ def _tokens(lines: Plan, length: int, base: BaseModel, slopes: torch.Tensor | No
     )
     kept = np.flatnonzero(rows_of(lines.keep))
     prompt_rows = (spans.first[:len(leading), None] + np.arange(length)).ravel()
-    ids, position, leading, prompt_rows, rows = (
-        torch.from_numpy(a).to(base.device) for a in (rows_of(lines.ids), spans.position, leading, prompt_rows, kept)
-    )
+
+    def moved(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(base.device)
+
     return _Tokens(
-        ids=ids, positions=position[None], leading=leading, prompt_rows=prompt_rows, kept=rows,
-        all=_asking(np.arange(len(spans.span)), spans, base, slopes), predicting=_asking(kept, spans, base, slopes),
+        ids=moved(rows_of(lines.ids)), positions=moved(spans.position[None]), leading=moved(leading),
+        prompt_rows=moved(prompt_rows), kept=moved(kept), predicting=_asking(kept, spans, base, slopes),
+        all=_asking(np.arange(len(spans.span)), spans, base, slopes),
     )
 
 
@@ -247,7 +251,7 @@ class _Attend(torch.autograd.Function):
             values = _by_head(v.index_select(0, group.seen), group.spans, k.shape[1])
             weights = _weights(queries, keys, group.mask, scale)
             outs.append(_by_token(torch.bmm(weights, values), group.spans, len(group.asking)))
-            saved += [queries, keys, values, weights]
+            saved += [queries, keys, values, weights if weights.numel() <= KEPT_WEIGHTS else None]
         ctx.save_for_backward(*saved)
         ctx.asking, ctx.scale, ctx.shape = asking, scale, k.shape
         return _joined(outs).index_select(0, asking.back)
@@ -260,6 +264,8 @@ class _Attend(torch.autograd.Function):
         to_q, to_k, to_v = [], g.new_zeros(rows, heads * width), g.new_zeros(rows, heads * width)
         for i, group in enumerate(asking.groups):
             queries, keys, values, weights = ctx.saved_tensors[4 * i:4 * i + 4]
+            if weights is None:
+                weights = _weights(queries, keys, group.mask, ctx.scale)
             out = _by_head(padded[i].unflatten(1, (-1, width)), group.spans, heads)
             slope = torch.bmm(out, values.transpose(1, 2)).mul_(weights)
             slope.addcmul_(weights, slope.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)

@@ -16,6 +16,7 @@ from softprompt_core.config import (
     CompareConfig,
     TrainConfig,
     config_from_json,
+    layered,
     limits,
     parse_compare,
     parse_config,
@@ -51,6 +52,7 @@ def test_configs_are_frozen():
             "template": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50),
             "init_text": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50).filter(str.strip),
             "eval_every": st.none() | st.integers(1, 100),
+            "epochs": st.none() | st.floats(0.001, 10_000),
             "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3", "mps"]),
         },
     )
@@ -123,6 +125,33 @@ def test_evaluation_happens_ten_times_a_run_unless_told(steps, eval_every, expec
     assert TrainConfig(steps=steps, eval_every=eval_every).evaluation_interval == expected
 
 
+@pytest.mark.parametrize(
+    ("epochs", "rows", "batch_size", "accumulation", "steps"),
+    [(50, 50, 8, 1, 350), (1, 64, 8, 1, 8), (1, 65, 8, 1, 9), (0.5, 64, 8, 2, 2), (0.01, 64, 8, 1, 1), (3, 5, 8, 4, 3)],
+)
+def test_epochs_are_steps_that_give_every_row_so_often(epochs, rows, batch_size, accumulation, steps):
+    config = TrainConfig(epochs=epochs, steps=7, batch_size=batch_size, accumulation=accumulation).for_rows(rows)
+    assert config.steps == steps
+    assert config.for_rows(rows) == config
+
+
+def test_without_epochs_rows_change_nothing():
+    assert TrainConfig(steps=7).for_rows(1_000) == TrainConfig(steps=7)
+
+
+def test_too_many_epochs_for_the_rows_are_refused():
+    with pytest.raises(UserError, match="steps"):
+        TrainConfig(epochs=10_000, batch_size=1).for_rows(1_000)
+
+
+def test_steps_given_later_win_over_epochs_given_earlier():
+    assert layered({"epochs": 3}, {"steps": 7}) == {"steps": 7}
+    assert layered({"steps": 7}, {"epochs": 3}) == {"steps": 7, "epochs": 3}
+    assert layered({"lr": 1, "epochs": 3}, {"lr": 2}) == {"lr": 2, "epochs": 3}
+    assert TrainConfig(epochs=3).with_changes(steps=7).epochs is None
+    assert TrainConfig(epochs=3).with_changes(lr=0.5).epochs == 3
+
+
 def test_with_changes_checks_again_and_leaves_the_original():
     config = TrainConfig()
     assert config.with_changes(steps=5).steps == 5
@@ -155,8 +184,8 @@ def test_json_that_is_no_object_is_refused(value):
 
 
 def test_unknown_keys_of_a_file_are_all_named():
-    with pytest.raises(UserError, match="epochs, rate"):
-        config_from_json('{"rate": 1, "epochs": 2, "steps": 3}', origin="my.json")
+    with pytest.raises(UserError, match="passes, rate"):
+        config_from_json('{"rate": 1, "passes": 2, "steps": 3}', origin="my.json")
 
 
 def test_json_with_half_a_character_is_refused():

@@ -106,3 +106,12 @@ def test_a_model_that_works_on_what_it_is_given_leaves_the_prompt_as_it_was():
     before = prompts.clone()
     scores(base, prompts, some_rows(3), "cached")
     assert torch.equal(prompts, before)
+
+
+def test_labels_scored_in_pefts_layout_are_padded_to_the_longest_row_of_all(llama):
+    prompt, contexts, labels = prompts_of(1), [[5] * 600, [6] * 700, [7, 8], [9]], [[3, 0], [4, 5, 0]]
+    found = label_scores(llama, prompt[0], contexts, labels, layout="peft")     # more than one pass
+    for row, context in zip(found, contexts, strict=True):
+        for score, label in zip(row, labels, strict=True):
+            loss, _ = batch_losses(llama, prompt, [[Row(context, (label,))]], layout="peft", padded_to=703)
+            assert score == pytest.approx(-loss.item() * len(label), rel=1e-5)

@@ -45,6 +45,7 @@ def test_local_attention_by_place_in_the_line_is_never_packed():
 def test_a_layout_that_is_not_equal_is_refused_by_name_and_by_how_much():
     found = choice("mpt")
     assert (found.name, found.is_fallback) == ("cached", True)
+    assert found.scoring == "cached"
     assert "packed rows differ from plain concatenation by " in found.reason
 
 
@@ -73,7 +74,7 @@ def test_where_layouts_are_raced_the_faster_is_taken(monkeypatch):
     monkeypatch.setattr(self_check, "_are_raced", lambda base: True)
     monkeypatch.setattr(self_check, "_seconds", lambda *_: {"packed": 0.012, "cached": 0.005}[_[-1]])
     found = choice("llama")
-    assert (found.name, found.is_fallback) == ("cached", False)
+    assert (found.name, found.is_fallback, found.scoring) == ("cached", False, "packed")
     assert "packed 12 ms a step, cached 5 ms a step" in found.reason
 
 

@@ -8,13 +8,26 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from softprompt_core import checkpoints
 from softprompt_core.config import TrainConfig, parse_config
 from softprompt_core.errors import UserError
-from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StartRecord, StepRecord
+from softprompt_core.records import (
+    ENDED,
+    Checkpoint,
+    EndRecord,
+    EvalRecord,
+    LogRecord,
+    PauseRecord,
+    ResumeRecord,
+    Snapshot,
+    StartRecord,
+    StepRecord,
+)
 from softprompt_core.store import LEASE_SECONDS, Store, write_json
 
 PROMPT = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -235,6 +248,17 @@ def test_damaged_prompt_is_said_plainly(store):
         store.prompt(run_id)
 
 
+def test_resumed_run_shows_its_newest_prompt_until_it_ends(store):
+    run_id = store.create(TrainConfig())
+    store.append([Snapshot(run_id, 4, PROMPT, kind="selected"), EndRecord(run_id, "stopped")])
+    store.append([ResumeRecord(run_id, 5)])
+    assert store.prompt_at(run_id)[0] == 4
+    store.append([Snapshot(run_id, 6, PROMPT, kind="live")])
+    assert store.prompt_at(run_id)[0] == 6
+    store.append([EndRecord(run_id, "failed")])
+    assert store.prompt_at(run_id)[0] == 4
+
+
 def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
     path = tmp_path / "facts.json"
     write_json(path, {"a": 1})
@@ -244,7 +268,224 @@ def test_nothing_half_written_is_left_when_writing_fails(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
 
 
+# -------------------------------------------------------------- checkpoints
+
+
+def checkpoint(run_id: str, number: int, *, size: int = 4, **facts) -> Checkpoint:
+    tensors = {
+        "trained.prompt_embeddings": np.random.default_rng(number).standard_normal((size, 4)).astype(np.float32),
+        "optimizer.0.step": np.float32(number) * np.ones((), np.float32),     # AdamW counts in a tensor without axes
+        "order": np.arange(7, dtype=np.uint8),
+    }
+    return Checkpoint(run_id, number, tensors, {"loss": 0.1 + number, "place": 3, **facts})
+
+
+def cut(store: Store, run_id: str, number: int) -> None:
+    """Truncates a checkpoint, as a hand or a dying disk would."""
+    path = store.folder(run_id) / "checkpoints" / f"step-{number:08d}.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_checkpoint_comes_back_to_the_last_bit(store):
+    run_id = store.create(TrainConfig())
+    written = checkpoint(run_id, 120)
+    store.append([written])
+    assert (store.folder(run_id) / "checkpoints" / "step-00000120.safetensors").exists()
+    found = store.checkpoint(run_id)
+    assert (found.run_id, found.step, found.facts) == (run_id, 120, written.facts)
+    assert found.tensors.keys() == written.tensors.keys()
+    for name, tensor in written.tensors.items():
+        assert (found.tensors[name].dtype, found.tensors[name].shape) == (tensor.dtype, tensor.shape)
+        assert found.tensors[name].tobytes() == tensor.tobytes()
+
+
+def test_newest_whole_checkpoint_is_given_and_the_log_says_what_was_passed_over(store):
+    run_id = store.create(TrainConfig())
+    assert store.checkpoint(run_id) is None
+    store.append(checkpoint(run_id, number) for number in (10, 20, 30))
+    assert (store.checkpoints(run_id), store.checkpoint(run_id).step) == ([10, 20, 30], 30)
+    cut(store, run_id, 30)
+    assert store.checkpoint(run_id).step == 20
+    assert "step 30 is damaged" in store.logs(run_id)[-1][1].text
+    assert store.checkpoint(run_id, step=10).step == 10
+    with pytest.raises(UserError, match="damaged"):
+        store.checkpoint(run_id, step=30)
+    with pytest.raises(UserError, match=r"no checkpoint of step 7\. Those it has: 10, 20, 30"):
+        store.checkpoint(run_id, step=7)
+    cut(store, run_id, 20)
+    cut(store, run_id, 10)
+    assert store.checkpoint(run_id) is None
+
+
+def test_program_that_dies_while_it_writes_leaves_the_checkpoint_before(store):
+    run_id = store.create(TrainConfig())
+    store.append([checkpoint(run_id, 10)])
+    code = (
+        "import os, sys; from pathlib import Path; from softprompt_core import files; from softprompt_core.store import"
+        " Store; from tests.test_store import checkpoint; files.os.replace = lambda *_: os.kill(os.getpid(), 9);"
+        "Store(Path(sys.argv[1])).append([checkpoint(sys.argv[2], 20)])"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(store.root), run_id]).returncode == -9
+    assert store.checkpoint(run_id).step == 10
+    folder = store.folder(run_id) / "checkpoints"
+    assert len(list(folder.iterdir())) == 2     # what was half written is no checkpoint,
+    store.append([checkpoint(run_id, 30)])
+    assert store.checkpoints(run_id) == [10, 30]
+    assert len(list(folder.iterdir())) == 2     # and goes with the next one
+
+
+def test_checkpoint_is_written_when_its_steps_are_safe(store):
+    run_id = store.create(TrainConfig())
+    with pytest.raises(sqlite3.Error):
+        store.append([step(run_id, None), checkpoint(run_id, 10)])
+    assert store.checkpoints(run_id) == []
+
+
+def test_many_large_checkpoints_keep_the_best_and_the_last_two(store, monkeypatch):
+    run_id = store.create(TrainConfig())
+    store.append(checkpoint(run_id, number, best_step=20) for number in range(10, 60, 10))
+    assert store.checkpoints(run_id) == [10, 20, 30, 40, 50]
+    size = (store.folder(run_id) / "checkpoints" / "step-00000010.safetensors").stat().st_size
+    monkeypatch.setattr(checkpoints, "KEPT_BYTES", 3.5 * size)
+    store.append([checkpoint(run_id, 60, best_step=20)])
+    assert store.checkpoints(run_id) == [20, 50, 60]
+    monkeypatch.setattr(checkpoints, "KEPT_BYTES", 1)
+    store.append([checkpoint(run_id, 70, best_step=20)])
+    assert store.checkpoints(run_id) == [60, 70]
+
+
+def test_copied_folder_has_metrics_and_result_at_every_checkpoint(store):
+    run_id = store.create(TrainConfig())
+    path = store.folder(run_id) / "metrics.jsonl"
+
+    def steps_in_file():
+        return [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+    store.append([*(step(run_id, n) for n in (1, 2)), checkpoint(run_id, 2), step(run_id, 3)])
+    assert steps_in_file() == [1, 2, 3]
+    assert json.loads((store.folder(run_id) / "result.json").read_text(encoding="utf-8"))["steps"] == 3
+    path.write_bytes(path.read_bytes()[:-5])        # killed in the midst of a line
+    store.append([step(run_id, 4), checkpoint(run_id, 4)])
+    assert steps_in_file() == [1, 2, 3, 4]
+    path.write_text("edited by hand\n")
+    store.append([step(run_id, 5), checkpoint(run_id, 5)])
+    assert steps_in_file() == [1, 2, 3, 4, 5]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [StepRecord(**json.loads(line)) for line in lines] == store.metrics(run_id)
+
+
+def test_going_on_voids_everything_later_than_the_checkpoint(store):
+    run_id = store.create(TrainConfig())
+    look = EvalRecord(run_id, 4, "validation", 0.5, 0.75, 0.7, 80)
+    for number in range(1, 9):
+        store.append([step(run_id, number), Snapshot(run_id, number, PROMPT + number)])
+        store.append([replace(look, step=number), *([checkpoint(run_id, number)] if number % 2 == 0 else [])])
+    store.append([replace(look, split="test"), EndRecord(run_id, "stopped", "", {"steps": 8})])
+    store.append([ResumeRecord(run_id, 4), step(run_id, 5, loss=0.25)])
+    assert [record.step for record in store.metrics(run_id)] == [1, 2, 3, 4, 5]
+    assert store.metrics(run_id)[-1].loss == 0.25
+    assert [record.step for record in store.evals(run_id)] == [1, 2, 3, 4]
+    assert {record.split for record in store.evals(run_id)} == {"validation"}
+    assert store.snapshots(run_id)[0].tolist() == [1, 2, 3, 4]
+    assert store.checkpoints(run_id) == [2, 4]
+    assert (store.run(run_id).step, store.run(run_id).result) == (5, {})
+    store.append([checkpoint(run_id, 5)])
+    lines = (store.folder(run_id) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_beginning_anew_voids_everything_but_where_a_fork_begins(store):
+    run_id = store.create(TrainConfig())
+    store.append([checkpoint(run_id, 0), step(run_id, 1), Snapshot(run_id, 1, PROMPT), checkpoint(run_id, 1)])
+    store.append([StartRecord(run_id, {})])
+    assert store.metrics(run_id) == []
+    assert store.snapshots(run_id)[0].tolist() == []
+    assert store.checkpoints(run_id) == [0]
+
+
 # ------------------------------------------------------------------- state
+
+
+@pytest.mark.parametrize("status", ENDED)
+def test_ended_run_is_queued_again_for_one_of_many(store, status):
+    run_id = store.create(TrainConfig(), status="running")
+    store.ask_to_stop(run_id)
+    store.append([EndRecord(run_id, status, "why", {"a": 1})])
+    store.requeue(run_id, owner="me")
+    info = store.run(run_id)
+    assert (info.status, info.reason, info.result) == ("queued", "", {"a": 1})
+    assert store.asked_to_stop([run_id]) == []
+    with pytest.raises(UserError, match="is queued already"):
+        store.requeue(run_id, owner="other")
+    assert store.claim([run_id], owner="me")
+
+
+def test_settings_change_only_while_nobody_works_on_the_run(store):
+    run_id = store.create(TrainConfig(), status="running")
+    with pytest.raises(UserError, match="is running"):
+        store.change_config(run_id, TrainConfig(steps=7))
+    store.append([EndRecord(run_id, "stopped")])
+    store.change_config(run_id, TrainConfig(steps=7))
+    assert (store.config(run_id).steps, store.run(run_id).steps) == (7, 7)
+
+
+def test_heartbeat_does_not_take_back_a_run_that_another_has_resumed(store, clock):
+    run_id = store.create(TrainConfig())
+    store.claim([run_id], owner="elsewhere:1:abcd")
+    clock.now += 3_600      # that machine sleeps
+    assert store.mark_interrupted() == [run_id]
+    store.requeue(run_id, owner="here:1:efgh")
+    assert store.heartbeat([run_id], owner="elsewhere:1:abcd") == [run_id]
+    assert store.heartbeat([run_id], owner="here:1:efgh", status="queued") == []
+    assert store.claim([run_id], owner="here:1:efgh")
+
+
+def test_request_to_pause_reaches_another_store_and_can_be_taken_back(store):
+    run_id = store.create(TrainConfig(), status="running")
+    other = Store(store.root)
+    other.ask_to_pause(run_id)
+    assert store.asked_to_pause([run_id, "nope"]) == [run_id]
+    store.append([PauseRecord(run_id, 3, True)])
+    assert other.run(run_id).status == "paused"
+    other.ask_to_pause(run_id, is_paused=False)
+    assert store.asked_to_pause([run_id]) == []
+    store.append([PauseRecord(run_id, 3, False)])
+    assert other.run(run_id).status == "running"
+
+
+@pytest.mark.parametrize("status", ["queued", *ENDED])
+def test_only_a_run_at_work_can_be_paused(store, status):
+    run_id = store.create(TrainConfig(), status=status)
+    with pytest.raises(UserError, match=rf"is {status}; there is nothing to pause"):
+        store.ask_to_pause(run_id)
+    store.append([PauseRecord(run_id, 3, True)])
+    assert store.run(run_id).status == status
+
+
+def test_database_of_an_earlier_version_gets_what_it_lacks(store):
+    run_id = store.create(TrainConfig(), status="running")
+    with sqlite3.connect(store.root / "softprompt.db") as db:
+        db.execute("ALTER TABLE runs DROP COLUMN is_asked_to_pause")
+    again = Store(store.root)
+    again.ask_to_pause(run_id)
+    assert again.asked_to_pause([run_id]) == [run_id]
+
+
+def test_runs_of_a_group_are_all_made_or_none(store, monkeypatch):
+    made = store.create_group([TrainConfig(seed=seed) for seed in range(3)])
+    assert [info.run_id for info in store.group(store.run(made[0]).group_id)] == made
+    written = []
+
+    def fails(path, value):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("disk full")
+
+    monkeypatch.setattr("softprompt_core.store.write_json", fails)
+    with pytest.raises(OSError, match="disk full"):
+        store.create_group([TrainConfig(), TrainConfig()])
+    assert len(store.runs()) == 3
+    assert len([path for path in store.root.iterdir() if path.is_dir()]) == 3
 
 
 def test_queued_runs_are_claimed_once_and_together(store):

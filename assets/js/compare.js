@@ -1,9 +1,9 @@
-// The panes of a comparison, one an initialisation. `props.value` is the group's id; the server sends only the runs
+// The panes of a comparison, one an arm: an initialisation or a method. `props.value` is the group's id; the server sends only the runs
 // that have changed since the stamps the page holds. All maps share axes and ranges.
 
 const TICK = 2000;
 const MOST_NUMBERS = 40;
-// As in the loss chart: one colour and dash an initialisation, in the order of the runs.
+// As in the loss chart: one colour and symbol an arm, in the order of the runs; a dash too where each has one run.
 const COLOURS = ['#0d9488', '#d97706', '#4f6fd8', '#c2417f', '#6b8e23', '#8b5cf6', '#0891b2', '#b45309'];
 const DASHES = ['none', '7 5', '2 4', '9 4 2 4', '13 5', '13 4 3 4'];
 const STARTS = {
@@ -14,6 +14,13 @@ const STARTS = {
   peft_random: 'Starts as PEFT draws it.',
   class_labels: 'Starts at the words of the labels.',
   first_rows: 'Starts at the first rows of the vocabulary.',
+  from_run: 'Starts at the prompt of another run.',
+};
+const METHODS = {
+  prefix: 'Keys and values before the text, in every layer.',
+  p_tuning: 'Virtual tokens that a small network makes.',
+  lora: 'Small matrices beside the model’s weights.',
+  full: 'Every weight of a copy of the model.',
 };
 const at = (selector) => element.querySelector(selector);
 const state = { group: null, runs: new Map(), order: [], panes: new Map(), ended: false, cloud: null, busy: false, again: false };
@@ -54,7 +61,7 @@ function reset(group) {
 }
 
 function idle() {
-  say('Nothing compared yet', 'Press Compare: random, text and sampled vocab then train together on the same batches, and their curves, words and places appear here.');
+  say('Nothing compared yet', 'Press “Compare initialisations”: random, text and sampled vocab then train on the same batches, and their curves, words and places appear here. “The field’s comparison” sets soft prompts beside other methods.');
 }
 
 async function take(news) {
@@ -65,42 +72,74 @@ async function take(news) {
   state.order = news.order;
   state.ended = news.ended;
   for (const run of news.runs) state.runs.set(run.id, { ...state.runs.get(run.id), ...run });
-  const inits = [...new Set(state.order.map((id) => state.runs.get(id).init))];
-  inits.forEach((init, n) => { if (!state.panes.has(init)) state.panes.set(init, newPane(init, n)); });
-  const changed = new Set(news.runs.map((run) => run.init));
-  for (const init of changed) fillPane(state.panes.get(init));
+  const arms = [...new Set(state.order.map((id) => state.runs.get(id).arm))];
+  arms.forEach((arm, n) => { if (!state.panes.has(arm)) state.panes.set(arm, newPane(runsOf(arm), n)); });
+  const changed = new Set(news.runs.map((run) => run.arm));
+  for (const arm of changed) fillPane(state.panes.get(arm));
   if (news.summary) showVerdict(news.summary);
   if (news.runs.some((run) => run.xy)) await drawMaps(changed);
 }
 
-const runsOf = (init) => state.order.map((id) => state.runs.get(id)).filter((run) => run.init === init);
+const runsOf = (arm) => state.order.map((id) => state.runs.get(id)).filter((run) => run.arm === arm);
 
-function showVerdict({ rows, verdict }) {
+function showVerdict({ rows, verdict, interval }) {
   at('.sp-cmp-verdict').hidden = false;
   at('.sp-cmp-verdict p').textContent = verdict;
-  at('.sp-cmp-verdict tbody').replaceChildren(...rows.map((cells) => {
-    const row = make('tr');
-    row.append(...cells.map((cell, n) => make(n ? 'td' : 'th', '', n ? cell : cell.replace(/_/g, ' '))));
-    return row;
+  at('.sp-cmp-interval').textContent = interval ? ', 95 % ' + interval : '';
+  const shares = rows.flatMap((row) => [row.mean, row.low, row.high, ...row.dots.map(([, share]) => share)]).filter((v) => v !== null);
+  const low = Math.floor(10 * Math.min(...shares, 1)) / 10, high = Math.max(low + 0.1, Math.ceil(10 * Math.max(...shares, 0)) / 10);
+  at('.sp-cmp-axis').replaceChildren(make('span', '', asPercent(low)), make('span', '', asPercent((low + high) / 2)), make('span', '', asPercent(high)));
+  const place = (share) => (100 * (share - low) / (high - low)).toFixed(2) + '%';
+  at('.sp-cmp-verdict tbody').replaceChildren(...rows.map((row) => {
+    const line = make('tr', row.is_arm ? '' : 'is-base');
+    const name = make('th');
+    name.scope = 'row';
+    const pane = state.panes.get(row.name);
+    if (row.is_arm && pane) { line.style.setProperty('--sp-mine', pane.colour); name.append(make('i', 'key')); }
+    name.append(row.name);
+    const [runs, size, seconds, accuracy, loss] = row.cells.map((cell) => make('td', '', cell));
+    const picture = make('td', 'picture');
+    picture.append(spreadOf(row, place));
+    line.append(name, runs, size, seconds, accuracy, picture, loss);
+    return line;
   }));
+}
+
+// One row's accuracy: the interval as a bar, its mean as a diamond, each seed as a dot; without training a hollow one.
+function spreadOf(row, place) {
+  const box = make('div', 'sp-cmp-scale');
+  const mark = (kind, share, title) => {
+    const node = make('i', kind);
+    node.style.left = place(share);
+    node.title = title;
+    box.append(node);
+    return node;
+  };
+  if (row.mean === null) return box;
+  if (row.low !== null) mark('spread', row.low, '95 % interval').style.width = 'calc(' + place(row.high) + ' - ' + place(row.low) + ')';
+  if (row.dots.length > 1) for (const [seed, share] of row.dots) mark('seed', share, 'seed ' + seed + ': ' + asPercent(share, 1));
+  mark(row.is_arm ? 'dot' : 'dot base', row.mean, asPercent(row.mean, 1));
+  return box;
 }
 
 // ---------------------------------------------------------------- one pane
 
-function newPane(init, n) {
+function newPane(runs, n) {
+  const { arm, init, method } = runs[0];
   const root = make('article', 'sp-in-card sp-cmp-pane');
-  root.setAttribute('aria-label', init.replace(/_/g, ' '));
-  root.dataset.init = init;
-  root.style.setProperty('--sp-mine', COLOURS[n % COLOURS.length]);
+  const colour = COLOURS[n % COLOURS.length];
+  root.setAttribute('aria-label', arm);
+  root.dataset.arm = arm;
+  root.style.setProperty('--sp-mine', colour);
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   svg.setAttribute('viewBox', '0 0 34 8');
   svg.setAttribute('aria-hidden', 'true');
   const line = document.createElementNS('http://www.w3.org/2000/svg', 'path');
   line.setAttribute('d', 'M1 4H33');
-  line.setAttribute('stroke-dasharray', DASHES[n % DASHES.length]);
+  if (runs.length === 1) line.setAttribute('stroke-dasharray', DASHES[n % DASHES.length]);
   svg.append(line);
   const head = make('header');
-  const title = make('h3', '', init.replace(/_/g, ' '));
+  const title = make('h3', '', arm);
   head.append(svg, title);
   const status = make('span', 'sp-in-pill');
   head.append(status);
@@ -117,13 +156,13 @@ function newPane(init, n) {
   stage.append(make('canvas'), plot, name);
   const caption = make('p', 'sp-in-sub sp-cmp-words-head');
   const words = make('ol', 'sp-cmp-words');
-  root.append(head, make('p', 'sp-in-sub', STARTS[init] || ''), score, scale, line2, seeds, stage, caption, words);
+  root.append(head, make('p', 'sp-in-sub', METHODS[method] || STARTS[init] || ''), score, scale, line2, seeds, stage, caption, words);
   at('.sp-cmp-panes').append(root);
-  return { init, root, status, seeds, score, scale, line: line2, stage, plot, caption, words, drawn: false, shown: null };
+  return { arm, colour, root, status, seeds, score, scale, line: line2, stage, plot, caption, words, drawn: false, shown: null };
 }
 
 function fillPane(pane) {
-  const runs = runsOf(pane.init);
+  const runs = runsOf(pane.arm);
   if (!runs.some((run) => run.id === pane.shown)) pane.shown = runs[0].id;
   const run = state.runs.get(pane.shown);
   pane.status.textContent = run.status === 'running' ? 'step ' + run.step + ' of ' + run.steps : run.status;
@@ -146,7 +185,7 @@ function fillSeeds(pane, runs) {
     pane.seeds.replaceChildren(...runs.map((run) => {
       const button = make('button', '', 'seed ' + run.seed);
       button.type = 'button';
-      button.addEventListener('click', () => { pane.shown = run.id; fillPane(pane); drawMaps(new Set([pane.init])); });
+      button.addEventListener('click', () => { pane.shown = run.id; fillPane(pane); drawMaps(new Set([pane.arm])); });
       return button;
     }));
   }
@@ -178,6 +217,12 @@ function fillScale(pane, run) {
 }
 
 function fillWords(pane, run) {
+  pane.stage.hidden = Boolean(run.no_tokens);
+  if (run.no_tokens) {
+    pane.caption.textContent = run.no_tokens;
+    pane.words.replaceChildren();
+    return;
+  }
   if (!run.words) {
     pane.caption.textContent = 'Its words appear after the first steps.';
     pane.words.replaceChildren();
@@ -221,7 +266,8 @@ async function drawMaps(changed) {
   state.range = range;
   const all = before !== JSON.stringify(range);
   for (const pane of state.panes.values()) {
-    if (all || changed.has(pane.init) || !pane.drawn) await drawMap(Plotly, pane, cloud);
+    if (pane.stage.hidden) continue;
+    if (all || changed.has(pane.arm) || !pane.drawn) await drawMap(Plotly, pane, cloud);
   }
 }
 

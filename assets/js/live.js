@@ -31,9 +31,10 @@ function restart() {
 // What a run is called in a comparison: its initialisation, or where methods are compared, its method.
 function armOf(run) {
   const all = ids.map(id => runs.get(id));
-  if (all.every(other => other.method === run.method)) return (run.init ?? run.name ?? '').replace(/_/g, ' ');
+  const init = (run.init ?? '').replace(/_/g, ' ');
+  if (all.every(other => other.method === run.method)) return init;
   const inits = new Set(all.filter(other => other.method === run.method).map(other => other.init));
-  return run.method + (inits.size > 1 ? ` · ${run.init.replace(/_/g, ' ')}` : '');
+  return run.method + (inits.size > 1 ? ` · ${init}` : '');
 }
 
 // One colour and symbol an arm. The dash tells arms apart too where each has one run, else the seeds of an arm.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softprompt_core.config import METHOD_NAMES
 from softprompt_core.records import RunInfo, TokenReading
 
 MAX_WORDS_DRAWN = 20_000
@@ -24,10 +25,6 @@ MAX_PATH_POINTS = 30_000
 GRID = 9_999
 """Map coordinates travel as whole numbers; the vocabulary spans ±GRID."""
 WEAK_Z = 3.0
-METHODS = {
-    "prompt": "soft prompt", "prefix": "prefix tuning", "p_tuning": "p-tuning", "lora": "LoRA",
-    "full": "full fine-tuning",
-}
 BASELINES = {
     "majority": "the majority class", "hand_written": "a hand-written prompt", "few_shot": "a few examples",
     "no_prompt": "no prompt",
@@ -129,7 +126,7 @@ def run_facts(info: RunInfo) -> list[list[str]]:
     """What stands above an inspection: [name, value] pairs."""
     config = info.config
     return [
-        ["method", METHODS.get(method_of(info), method_of(info))],
+        ["method", METHOD_NAMES.get(method_of(info), method_of(info))],
         ["model", str(config.get("model", ""))],
         ["data", str(config.get("data", ""))],
         ["initialisation", str(config.get("init", ""))],
@@ -211,7 +208,7 @@ def summary_payload(infos: Sequence[RunInfo]) -> dict[str, Any]:
         arms.setdefault(name, []).append(info)
     rows = [_arm_row(name, runs) for name, runs in arms.items()]
     tested = [info.result for info in infos if info.result.get("eval_accuracy") is not None]
-    found = next((result["baselines"] for result in tested if result.get("baselines")), {})
+    found: dict[str, Any] = next((result["baselines"] for result in tested if result.get("baselines")), {})
     for key, title in BASELINES.items():
         if (figures := found.get(key)) and figures.get("accuracy") is not None:
             rows.append({
@@ -253,8 +250,9 @@ def loss_text(figures: Mapping[str, Any]) -> str:
     return "–" if loss is None else f"{loss:.3f}"
 
 
-def method_of(info: RunInfo) -> str:
-    return str(info.config.get("method", "prompt"))
+def method_of(info: RunInfo) -> Any:
+    """The method of a run; runs made before there was a choice are soft prompts."""
+    return info.config.get("method", "prompt")
 
 
 def arm_names(infos: Sequence[RunInfo]) -> list[str]:
@@ -267,7 +265,7 @@ def arm_names(infos: Sequence[RunInfo]) -> list[str]:
     inits = {method: {init for other, init in kinds if other == method} for method in methods}
     names = []
     for method, init in kinds:
-        title = METHODS.get(method, method)
+        title = METHOD_NAMES.get(method, method)
         if len(methods) == 1 and (method == "prompt" or len(inits[method]) > 1):
             title = init
         elif len(inits[method]) > 1:

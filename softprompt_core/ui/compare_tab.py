@@ -9,12 +9,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from softprompt_core.config import BUNDLED_MODEL, INITS, METHODS, CompareConfig, TrainConfig, limits, parse_compare
+from softprompt_core.config import (
+    BUNDLED_MODEL,
+    INITS,
+    METHOD_NAMES,
+    METHODS,
+    CompareConfig,
+    TrainConfig,
+    limits,
+    parse_compare,
+)
 from softprompt_core.errors import UserError
 from softprompt_core.operations import check
 from softprompt_core.records import ENDED, RunInfo
@@ -132,7 +141,7 @@ def _form(context: Context) -> CompareForm:
             go = gr.Button("Compare initialisations", variant="primary", elem_id="compare-go")
         with gr.Column(min_width=310):
             methods = gr.CheckboxGroup(
-                [(charts.METHODS[name], name) for name in METHODS], value=list(FIELD), label="Methods",
+                [(METHOD_NAMES[name], name) for name in METHODS], value=list(FIELD), label="Methods",
                 elem_id="compare-methods",
                 info=f"Each at its own learning rate, beside a hand-written prompt, {SHOTS} examples and the majority.",
             )
@@ -201,8 +210,8 @@ def method_arms(values: Sequence[Any], *, methods: Sequence[str], seeds: float |
         raise UserError("A comparison needs two methods or more. Tick LoRA beside the soft prompt, for example.")
     base = form.read(FIELDS, values).with_changes(shots=SHOTS)
     ordered = [name for name in METHODS if name in methods]
-    compare = parse_compare(base, inits=[base.init], seeds=1 if seeds is None else seeds, methods=ordered)  # type: ignore[arg-type]
-    return compare.arms()
+    count = 1 if seeds is None else seeds
+    return parse_compare(base, inits=[base.init], seeds=count, methods=ordered).arms()  # type: ignore[arg-type]
 
 
 def groups(context: Context) -> list[tuple[str, list[RunInfo]]]:
@@ -330,8 +339,11 @@ def summary(infos: Sequence[RunInfo]) -> dict[str, Any]:
     """Table and verdict of a comparison that has ended."""
     from softprompt_core.experiments import comparison_document
 
-    document = comparison_document(list(infos))
-    return charts.summary_payload(infos) | {"verdict": str(document.get("verdict", ""))}
+    named = [    # the verdict calls the arms what the page calls them
+        replace(info, config={**info.config, "init": name})
+        for info, name in zip(infos, charts.arm_names(infos), strict=True)
+    ]
+    return charts.summary_payload(infos) | {"verdict": comparison_document(named)["verdict"]}
 
 
 def _checked(asked: Any) -> tuple[str, dict[str, str]]:

@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import gradio as gr
 
-from softprompt_core.config import INITS, METHODS, TrainConfig, limits, parse_config
-from softprompt_core.ui.charts import METHODS as METHODS_SHOWN
+from softprompt_core.config import INITS, METHOD_NAMES, METHODS, TrainConfig, limits, parse_config
 
 INIT_NAMES = {
     "text": "text: the words below",
@@ -78,7 +77,7 @@ def init_choice() -> gr.Dropdown:
 def method_choice() -> gr.Dropdown:
     """The methods by name."""
     return choice(
-        "method", [(METHODS_SHOWN.get(name, name), name) for name in METHODS], filterable=False, min_width=130,
+        "method", [(METHOD_NAMES[name], name) for name in METHODS], filterable=False, min_width=130,
         info="What is trained.",
     )
 
@@ -110,7 +109,12 @@ def read(fields: Sequence[str], values: Sequence[Any]) -> TrainConfig:
 def fill(fields: Sequence[str], config: TrainConfig) -> list[Any]:
     """What the form shows for these settings, in the order of `fields`."""
     values = config.model_dump()
-    return ["" if values[f] is None and not f.endswith("_column") else values[f] for f in fields]
+    return [shown(field, values[field]) for field in fields]
+
+
+def shown(field: str, value: Any) -> Any:
+    """What a component holds for a setting; nothing given is an empty field, in a list no choice."""
+    return "" if value is None and not field.endswith(("_column", "_run")) else value
 
 
 def keep_upload(path: str, *, root: Path) -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from softprompt_core.config import METHOD_NAMES
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo, StepRecord
 from softprompt_core.store import Store
-from softprompt_core.ui.charts import METHODS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 FIRST_POINTS = 2_000
@@ -98,9 +98,9 @@ def run_news(store: Store, run_id: str, after: int, evals_seen: int) -> dict[str
         found |= {"vx": [e.step for e in fresh], "vy": [_short(e.loss) for e in fresh], "evals": len(evals)}
         found["va"] = [None if e.accuracy is None else round(e.accuracy, 4) for e in fresh]
     if not after:
-        method = str(info.config.get("method", "prompt"))
+        method = info.config.get("method", "prompt")
         found |= {"name": info.name, "init": info.config.get("init"), "seed": info.config.get("seed")}
-        found |= {"method": METHODS.get(method, method), "device": _device(store, info)}
+        found |= {"method": METHOD_NAMES.get(method, method), "device": _device(store, info)}
     return found
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from softprompt_core.config import METHOD_NAMES
 from softprompt_core.records import LogRecord, Neighbour, RunInfo
-from softprompt_core.ui.charts import METHODS
 from softprompt_core.ui.messages import as_html, notice
 
 TRAINED = {
@@ -160,10 +160,10 @@ def _method(info: RunInfo) -> str:
 
 def _what(config: dict[str, Any]) -> str:
     """What a run trains, in a few words."""
-    method, tokens = str(config.get("method", "prompt")), f"{config.get('virtual_tokens')} virtual tokens"
+    method, tokens = config.get("method", "prompt"), f"{config.get('virtual_tokens')} virtual tokens"
     if method == "prompt":
         return f"{str(config.get('init')).replace('_', ' ')}, {tokens}"
-    name = METHODS.get(method, method)
+    name = METHOD_NAMES.get(method, method)
     return f"{name}, {tokens}" if method in ("prefix", "p_tuning") else (
         f"{name}, rank {config.get('lora_rank')}" if method == "lora" else name
     )

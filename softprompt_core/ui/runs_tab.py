@@ -12,9 +12,10 @@ from typing import Any
 import gradio as gr
 
 from softprompt_core import operations
+from softprompt_core.config import METHOD_NAMES
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo
-from softprompt_core.ui import charts, form, results
+from softprompt_core.ui import form, results
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import LOOK_AGAIN
 from softprompt_core.ui.messages import guarded, notice, plain
@@ -184,10 +185,10 @@ def rows(infos: Sequence[RunInfo]) -> list[list[str]]:
 
 def _what(config: dict[str, Any]) -> tuple[str, str, str]:
     """(method, start, virtual tokens), each empty where the method has none."""
-    method, init = str(config.get("method", "prompt")), str(config.get("init"))
+    method, init = config.get("method", "prompt"), str(config.get("init"))
     has = {field: form.applies(field, method=method, init=init) for field in ("init", "virtual_tokens")}
     return (
-        charts.METHODS.get(method, method), init if has["init"] else "",
+        METHOD_NAMES.get(method, method), init if has["init"] else "",
         str(config.get("virtual_tokens")) if has["virtual_tokens"] else "",
     )
 

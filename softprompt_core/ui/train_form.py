@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from softprompt_core import operations
 from softprompt_core.config import BUNDLED_MODEL, METHOD_LR, TrainConfig
 from softprompt_core.ui import form
 from softprompt_core.ui.context import Context
-from softprompt_core.ui.messages import guarded, notice, sentence
+from softprompt_core.ui.messages import as_html, guarded, notice, sentence
 from softprompt_core.ui.preview import preflight_html, preview_html
 
 TYPING_SECONDS = 0.4
@@ -29,6 +30,9 @@ IN_VIEW = (
     "data", "model", "method", "init", "init_run", "init_range", "init_text", "virtual_tokens", "lora_rank", "steps",
     "lr", "text_column", "label_column", "template",
 )
+OWN = ("data", "model", "text_column", "label_column", "template", "init_text", "name", "seed", "split_seed", "device",
+       "dtype")
+"""What a preset leaves as it is, unless it names it."""
 LIMITED = ("virtual_tokens", "init", "init_run", "init_range", "lora_rank", "peft_positions")
 """Settings that not every method or initialisation has."""
 CHECKING = "Reading the data and the model, then trying a step or two…"
@@ -150,6 +154,7 @@ def wire(context: Context, parts: TrainForm, preview: gr.HTML) -> dict[str, Any]
     look = _wire_data(context, parts, preview)
     _wire_choices(context, parts)
     _wire_check(context, parts)
+    _wire_presets(context, parts, look)
     return look
 
 
@@ -240,12 +245,10 @@ def _wire_check(context: Context, parts: TrainForm) -> None:
         return notice(CHECKING, kind="hint"), gr.Button("Checking…", interactive=False)
 
     def look(*values: Any) -> Any:
-        from softprompt_core.preflight import preflight
-
         try:
             config = form.read(names, values)
             operations.check(config, context.store)
-            report = preflight_html(preflight(config, may_load=True))
+            report = preflight_html(operations.preflight(config, store=context.store, may_load=True))
         except Exception as error:      # in place: it may be long, and is to be read while the form is mended
             report = notice(sentence(error, root=root, doing="checking the settings"))
         return report, gr.Button("Check first", interactive=True)
@@ -260,4 +263,35 @@ def _wire_check(context: Context, parts: TrainForm) -> None:
 
 def preset_choices() -> list[tuple[str, str]]:
     """(name shown, name) of every preset, none of them first."""
-    return [("none", "")]
+    from softprompt_core.presets import list_presets
+
+    return [("none", ""), *((preset.title, preset.name) for preset in list_presets())]
+
+
+def preset_html(about: str, source: str) -> str:
+    """A recipe in a line, the rest and its source on asking."""
+    head, _, rest = re.sub(r"(?<=[.:]) ", "\n", about, count=1).partition("\n")
+    more = f"<p>{as_html(rest)}</p>" if rest else ""
+    return (
+        f'<details class="sp-recipe"><summary>{as_html(head.rstrip(".:"))}</summary>{more}'
+        f"<p>Source: {as_html(source)}</p></details>"
+    )
+
+
+def _wire_presets(context: Context, parts: TrainForm, look: dict[str, Any]) -> None:
+    fields = parts.fields
+
+    @guarded(context.store.root, "reading the preset")
+    def fill(name: str) -> Updates:
+        """All of a recipe, so that nothing of an earlier one is left; what is the user's own stays as it is."""
+        from softprompt_core.presets import load_preset
+
+        if not name:
+            return {parts.preset_note: ""}
+        preset = load_preset(name)
+        values = preset.config().model_dump()
+        recipe = [name for name in fields if name not in OWN or name in preset.settings]
+        updates = {fields[name]: form.shown(name, values[name]) for name in recipe}
+        return updates | {parts.preset_note: preset_html(preset.about, preset.source)}
+
+    parts.preset.input(fill, parts.preset, [*fields.values(), parts.preset_note], **QUIET).then(**look)

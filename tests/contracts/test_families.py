@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from softprompt_core import trunk
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.layouts import batch_losses
@@ -25,16 +26,17 @@ from tests.reference import (
 )
 from tests.tiny import SIZES, WINDOW, tiny_model
 
+OWN_FORWARD = ("bloom", "gpt2", "llama", "mistral", "qwen2", "qwen3")      # packed by our own forward pass
 PACKED = (
     "biogpt", "codegen", "cohere", "cohere2", "ctrl", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "glm4",
-    "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "nemotron", "olmo2",
-    "olmo3", "opt", "opt_projected", "persimmon", "phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "stablelm",
-    "starcoder2", "xglm",
+    "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "mixtral", "nemotron", "olmo2", "olmo3", "opt",
+    "opt_projected", "persimmon", "phi", "phi3", "qwen3_moe", "smollm3", "stablelm", "starcoder2", "xglm",
 )
-CACHED = ("bloom", "falcon_alibi", "gpt_neo", "mpt")        # positions by place in the line
-CONCATENATED = ("falcon_h1", "jamba", "mamba", "mamba2", "openai-gpt", "recurrent_gemma")       # states, no cache
+CACHED = ("falcon_alibi", "gpt_neo", "mpt")     # these count places in the line, not positions
+CONCATENATED = ("falcon_h1", "jamba", "mamba", "mamba2", "openai-gpt", "recurrent_gemma")       # states, or no cache
 LAYOUTS = {
-    **dict.fromkeys(PACKED, "packed"), **dict.fromkeys(CACHED, "cached"), **dict.fromkeys(CONCATENATED, "concatenated"),
+    **dict.fromkeys(OWN_FORWARD + PACKED, "packed"), **dict.fromkeys(CACHED, "cached"),
+    **dict.fromkeys(CONCATENATED, "concatenated"),
 }
 WINDOWED = ("cohere2", "gemma2", "gemma3_text", "gpt_neo", "gpt_oss", "mistral", "olmo3", "recurrent_gemma")
 SCALED = ("gemma", "gemma2", "gemma3_text", "xglm", "biogpt")
@@ -73,6 +75,16 @@ def test_every_family_gets_the_layout_of_the_table_and_the_numbers_of_the_defini
     rows, prompt = some_rows(6), prompts_of(1, P)[0]
     layout = chosen(base, rows)
     assert layout == LAYOUTS[base.name]
+    assert trunk.is_used(base) == (base.name in OWN_FORWARD)
+    assert_equal(answer(base, prompt, rows, layout), answer_by_hand(base, prompt, rows))
+
+
+@pytest.mark.parametrize("family", OWN_FORWARD)
+def test_families_with_our_own_forward_pass_are_as_exact_without_it(family):
+    base, rows, prompt = tiny_model(family), some_rows(6), prompts_of(1, P)[0]
+    trunk.give_up(base)
+    layout = chosen(base, rows)
+    assert layout == ("cached" if family == "bloom" else "packed")      # BLOOM too counts places in the line
     assert_equal(answer(base, prompt, rows, layout), answer_by_hand(base, prompt, rows))
 
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from softprompt_core.config import CompareConfig, TrainConfig
+from softprompt_core.errors import UserError
 from softprompt_core.jobs.thread import ThreadRunner
 from softprompt_core.models import choose_device
 from softprompt_core.records import ENDED
@@ -151,3 +152,92 @@ def test_job_that_cannot_be_started_fails_with_a_reason(store, runner, monkeypat
     wait_for(lambda: has_ended(store, run_id), seconds=20)
     assert store.run(run_id).status == "failed"
     assert "OperationalError" in store.run(run_id).reason
+
+
+def paused_at(store, run_id):
+    wait_for(lambda: store.run(run_id).status == "paused")
+    return store.run(run_id).step
+
+
+def test_a_paused_run_is_held_while_the_other_of_its_pass_goes_on(store, runner):
+    held, going = runner.submit(CompareConfig(base=LONG, inits=("random", "text")).arms())
+    wait_for(lambda: store.run(going).step >= 1)
+    runner.pause(held)
+    step = paused_at(store, held)
+    assert store.checkpoints(held) == [step]        # a power cut during a long pause costs nothing
+    wait_for(lambda: store.run(going).step >= step + 3)
+    assert (store.run(held).status, store.run(held).step) == ("paused", step)
+    assert len(store.metrics(held)) == step
+    runner.unpause(held)
+    wait_for(lambda: store.run(held).step > step)
+    assert store.run(held).status == "running"
+    said = [record.text for _, record in store.logs(held)]
+    assert said.index(f"paused after step {step}") < said.index(f"goes on after step {step}")
+
+
+def test_when_all_are_paused_nothing_is_computed_and_a_stop_frees_only_its_run(store, runner):
+    first, second = runner.submit(CompareConfig(base=LONG, inits=("random", "text")).arms())
+    wait_for(lambda: store.run(second).step >= 1)
+    runner.pause(first)
+    Store(store.root).ask_to_pause(second)          # as another process would
+    steps = paused_at(store, first), paused_at(store, second)
+    begun = time.process_time()
+    time.sleep(2)
+    assert time.process_time() - begun < 0.5
+    assert runner.stop(first)
+    wait_for(lambda: has_ended(store, first))
+    assert (store.run(first).status, store.has_prompt(first)) == ("stopped", True)
+    time.sleep(1.5)
+    assert (store.run(second).status, store.run(second).step) == ("paused", steps[1])
+    Store(store.root).ask_to_pause(second, is_paused=False)
+    wait_for(lambda: store.run(second).step > steps[1])
+
+
+def test_only_a_run_at_work_can_be_paused(store, runner):
+    (run_id,) = runner.submit([QUICK])
+    wait_for(lambda: has_ended(store, run_id))
+    with pytest.raises(UserError, match="is done; there is nothing to pause"):
+        runner.pause(run_id)
+
+
+def test_a_stopped_run_goes_on_where_it_was(store, runner):
+    (run_id,) = runner.submit([LONG.with_changes(steps=40)])
+    wait_for(lambda: store.run(run_id).step >= 3)
+    runner.stop(run_id)
+    wait_for(lambda: has_ended(store, run_id))
+    at = store.run(run_id).step
+    assert (store.run(run_id).status, store.checkpoint(run_id).step) == ("stopped", at)
+    runner.resume(run_id)
+    with pytest.raises(UserError, match="already"):
+        runner.resume(run_id)
+    wait_for(lambda: store.run(run_id).step > at)
+    wait_for(lambda: has_ended(store, run_id))
+    assert store.run(run_id).status == "done"
+    assert [m.step for m in store.metrics(run_id)] == list(range(1, 41))
+
+
+def test_a_resume_that_is_cancelled_in_the_queue_costs_nothing(store, runner):
+    (run_id,) = runner.submit([QUICK])
+    wait_for(lambda: has_ended(store, run_id))
+    before = store.run(run_id)
+    (other,) = runner.submit([LONG])
+    wait_for(lambda: store.run(other).step >= 1)
+    store.change_config(run_id, QUICK.with_changes(steps=10))
+    runner.resume(run_id)
+    assert runner.queue() == [run_id]
+    assert runner.stop(run_id)
+    after = store.run(run_id)
+    assert (after.status, after.step, after.result) == ("stopped", 5, before.result)
+    assert len(store.metrics(run_id)) == 5
+    assert store.prompt(run_id).shape == (4, 256)
+
+
+def test_a_run_taken_over_by_another_process_is_left_to_it(store, runner):
+    (run_id,) = runner.submit([LONG])
+    wait_for(lambda: store.run(run_id).step >= 2)
+    store.set_status(run_id, "interrupted")         # this machine has slept
+    store.requeue(run_id, owner="elsewhere:1:abcd")
+    wait_for(lambda: not runner._working)
+    info = store.run(run_id)
+    assert info.status == "queued"
+    assert "asked to stop" not in [record.text for _, record in store.logs(run_id)]
