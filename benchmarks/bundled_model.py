@@ -189,7 +189,11 @@ def related_share(base: BaseModel) -> Figures:
 def has_tokenizer_of(base: BaseModel, work: Path) -> bool:
     """Whether the streams in WORK are in the model's own words."""
     path = work / "tokenizer.json"
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"] == base.tokenizer.get_vocab()
+    if not path.exists():
+        return False
+    known = json.loads(path.read_text(encoding="utf-8"))
+    added = {token["content"]: token["id"] for token in known["added_tokens"]}
+    return known["model"]["vocab"] | added == base.tokenizer.get_vocab()
 
 
 @torch.inference_mode()

@@ -63,10 +63,13 @@ class BaseModel:
     def window(self) -> int | None:
         """The narrowest sliding attention window in tokens, None when every layer sees everything."""
         config = self.module.config.get_text_config()
-        value = getattr(config, "sliding_window", None)
-        if not value or not getattr(config, "use_sliding_window", True):
+        kinds = getattr(config, "layer_types", None)
+        if kinds and set(kinds) <= {"full_attention", "linear_attention"}:
             return None
-        return int(value)
+        slides = getattr(config, "use_sliding_window", True)
+        window = getattr(config, "sliding_window", None) if slides else None
+        sizes = [window, getattr(config, "attention_chunk_size", None)]
+        return min((int(size) for size in sizes if size), default=None)
 
     @cached_property
     def is_local_by_place(self) -> bool:

@@ -127,15 +127,13 @@ def _require_causal(base: BaseModel, row: Row) -> None:
         )
 
 
-def _expected(
-    base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]]
-) -> _Answer:
+def _expected(base: BaseModel, prompts: torch.Tensor, batches: Sequence[Sequence[Row]]) -> _Answer:
     """Loss and prompt gradient of plain concatenation. Raises UserError where the model gives no gradient."""
     try:
         return _loss_and_gradient(base, prompts, batches, "concatenated")
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if "grad" not in str(error):        # "does not require grad", "needed for gradient computation"
+            raise
         raise UserError(
             f"Model {base.name!r} gives a soft prompt no gradient ({_said(error)}). Choose another model."
         ) from error
@@ -249,6 +247,8 @@ def _choice_for_prefix(base: BaseModel, prefix: Prefix, batches: Sequence[Sequen
         try:
             found = _loss_and_gradient(base, prefix, batches, "cached")
             alone = _one_at_a_time(base, prefix, batches, "cached")
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError) as error:
             reason = _said(error)
         else:

@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from softprompt_core.config import TrainConfig
+from softprompt_core.config import METHODS, TrainConfig
 from softprompt_core.experiments import comparison_document, mean_interval, run_document, verdict
 from softprompt_core.records import RunInfo
 
 
-def info(init: str, seed: int, accuracy: float | None, *, status: str = "done", half: float = 0.02) -> RunInfo:
+def info(
+    init: str, seed: int, accuracy: float | None, *, status: str = "done", half: float = 0.02, method: str = "prompt"
+) -> RunInfo:
     """A run as the store gives it."""
     result = {} if accuracy is None else {
         "eval_accuracy": accuracy, "eval_loss": 1 - accuracy, "eval_accuracy_low": accuracy - half,
-        "eval_accuracy_high": accuracy + half,
+        "eval_accuracy_high": accuracy + half, "trainable_parameters": 100,
+        "baselines": {"majority": {"accuracy": 0.5}},
     }
-    config = TrainConfig(init=init, seed=seed).model_dump()
+    config = TrainConfig(init=init, seed=seed, method=method).model_dump()
     return RunInfo(f"{init}-{seed}", init, status, "group", 0.0, 0.0, config, result, "", 10, 10)
 
 
@@ -120,3 +123,72 @@ def test_a_row_more_in_two_seeds_alike_is_not_called_a_difference():
 
     assert "cannot be told apart" in verdict(runs(0.005), ["text", "random"])
     assert "text is ahead" in verdict(runs(0.1), ["text", "random"])
+
+
+# ------------------------------------------------------------------ methods
+
+
+def across_methods() -> list[RunInfo]:
+    return [
+        info(init, seed, accuracy + seed / 100, method=method)
+        for method, init, accuracy in (("prompt", "text", 0.7), ("prompt", "random", 0.6), ("lora", "text", 0.8))
+        for seed in (0, 1, 2)
+    ]
+
+
+def test_arms_are_initialisations_of_prompts_and_other_methods():
+    found = comparison_document(across_methods())
+    said = [(e["arm"], e["method"], e["init"], e["runs"], e["trainable_parameters"]) for e in found["summary"]]
+    assert said == [
+        ("text", "prompt", "text", 3, 100), ("random", "prompt", "random", 3, 100), ("LoRA", "lora", None, 3, 100),
+    ]
+    assert [(r["method"], r["init"]) for r in found["runs"][::3]] == [
+        ("prompt", "text"), ("prompt", "random"), ("lora", None),
+    ]
+    means = "Mean test accuracy: LoRA 81.0%, text 71.0%, random 61.0%."
+    assert found["verdict"].startswith(f"{means} LoRA is ahead of text")
+
+
+def test_every_method_has_a_name_for_the_verdict():
+    infos = [info("text", 0, 0.7 + i / 100, method=method) for i, method in enumerate(METHODS)]
+    text = comparison_document(infos)["verdict"]
+    for name in ("text", "LoRA", "full fine-tuning", "prefix tuning", "p-tuning"):
+        assert name in text
+
+
+def test_baselines_of_a_finished_run_stand_beside_the_summary():
+    assert comparison_document(across_methods())["baselines"] == {"majority": {"accuracy": 0.5}}
+    assert comparison_document([info("text", 0, None, status="failed")])["baselines"] is None
+
+
+# ------------------------------------------------------------ unequal seeds
+
+
+def with_seeds(**accuracies: dict[int, float]) -> str:
+    return comparison_document([info(a, s, v) for a, found in accuracies.items() for s, v in found.items()])["verdict"]
+
+
+def test_arms_with_other_seeds_are_compared_on_those_that_both_have():
+    text = with_seeds(text={0: 0.80, 1: 0.82, 2: 0.81}, random={0: 0.50, 1: 0.53})
+    assert "text 81.0% (3 seeds), random 51.5% (2 seeds)" in text
+    assert "not the same seeds; only the 2 that both have are compared" in text
+    assert "over 2 seeds" in text
+
+
+def test_a_mean_that_leads_by_seeds_the_other_lacks_is_not_called_ahead():
+    text = with_seeds(text={0: 0.60, 1: 0.62, 2: 0.99}, random={0: 0.70, 1: 0.72})
+    assert "text 73.7% (3 seeds), random 71.0% (2 seeds)" in text
+    assert "random is ahead of text" in text
+    assert "text is ahead" not in text
+
+
+def test_arms_without_common_seeds_are_not_compared():
+    text = with_seeds(text={0: 0.80, 1: 0.82}, random={2: 0.50, 3: 0.53})
+    assert "share 0 seeds, too few" in text
+    assert "ahead" not in text
+
+
+def test_arm_of_one_seed_is_held_against_the_same_seed_of_the_other():
+    text = with_seeds(text={0: 0.60, 1: 0.95}, random={0: 0.59})
+    assert "overlap" in text
+    assert "One seed says nothing" in text

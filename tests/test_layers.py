@@ -21,7 +21,7 @@ LAYERS = (
     {"layouts"},
     {"self_check"},
     {"adapters", "soft_embedding", "methods", "optimisers", "starts", "recomputing", "cautions"},
-    {"evaluation"},
+    {"evaluation", "exports"},
     {"serving", "outcomes", "running"},     # share evaluation's layer in the design, and read its scores
     {"training"},
     {"inspection", "experiments", "preflight"},

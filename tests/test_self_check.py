@@ -111,3 +111,21 @@ def test_a_model_that_cannot_be_run_after_a_prefix_is_refused(family, heads):
     prefix = Prefix(torch.randn(1, 2, 2, heads, 5, 8))
     with pytest.raises(UserError, match="cannot be run after a prefix"):
         choose_layout(tiny_model(family), prefix, [some_rows(4)], longest_tokens=30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        ({}, None),
+        ({"sliding_window": 24}, 24),
+        ({"sliding_window": 24, "use_sliding_window": False}, None),
+        ({"sliding_window": 24, "layer_types": ["full_attention", "full_attention"]}, None),
+        ({"sliding_window": 24, "layer_types": ["full_attention", "sliding_attention"]}, 24),
+        ({"attention_chunk_size": 16, "layer_types": ["chunked_attention", "full_attention"]}, 16),
+    ],
+)
+def test_the_window_of_a_model_is_the_narrowest_that_some_layer_has(settings, window):
+    base = tiny_model("llama")
+    for name, value in settings.items():
+        setattr(base.module.config, name, value)
+    assert base.window == window

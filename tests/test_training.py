@@ -286,3 +286,144 @@ def test_rows_that_stand_in_train_too_are_warned_of(tmp_path):
     records = list(train({"a": config(str(tmp_path), steps=1)}))
     warnings = [r.text for r in records if isinstance(r, LogRecord) and r.level == "warning"]
     assert any(text.startswith("1 validation or test rows also stand in train") for text in warnings)
+
+
+# ------------------------------------------------- steps in parts, and early ends
+
+
+def distance(found, expected):
+    return np.linalg.norm(found.prompt - expected.prompt) / np.linalg.norm(expected.prompt)
+
+
+def test_four_batches_of_two_give_what_one_of_eight_gives(rows_file):
+    whole = list(train({"a": config(rows_file, steps=8, batch_size=8, eval_every=8)}))
+    parts = list(train({"a": config(rows_file, steps=8, batch_size=2, accumulation=4, eval_every=8)}))
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert distance(selected(parts), selected(whole)) <= 1e-5
+    tokens = [sum(r.tokens for r in records if isinstance(r, StepRecord)) for records in (parts, whole)]
+    assert tokens[0] >= tokens[1]       # every part has a prompt of its own
+
+
+def test_runs_with_more_and_fewer_parts_share_a_model_pass(rows_file, monkeypatch):
+    arms = {
+        "a": config(rows_file, batch_size=3, accumulation=3), "b": config(rows_file, init="random", batch_size=4),
+        "c": config(rows_file, init="sampled_vocab", batch_size=2, accumulation=2),
+    }
+    alone = {run_id: list(train({run_id: arm})) for run_id, arm in arms.items()}
+    monkeypatch.setattr(training, "_model_passes", lambda base, active: [list(active)])     # as on a GPU
+    together = list(train(arms))
+    for run_id in arms:
+        assert losses(together, run_id) == pytest.approx(losses(alone[run_id], run_id), rel=1e-5)
+        assert distance(selected(together, run_id), selected(alone[run_id], run_id)) <= 1e-5
+
+
+@pytest.mark.parametrize(("budget", "logits"), [(60, 2**27), (16_384, 40_000)])
+def test_a_step_that_does_not_fit_goes_through_the_model_in_parts(rows_file, monkeypatch, budget, logits):
+    settings = config(rows_file, batch_size=16, steps=4, eval_every=4)
+    whole = list(train({"a": settings}))
+    passes, compute = [], training.batch_losses
+
+    def watch(*given, **named):
+        found = compute(*given, **named)
+        passes.append(found[1])
+        return found
+
+    monkeypatch.setattr(training, "PASS_TOKENS", budget)
+    monkeypatch.setattr(training, "PASS_LOGITS", logits)
+    monkeypatch.setattr(training, "batch_losses", watch)
+    parts = list(train({"a": settings}))
+    vocabulary = load_model("bundled").vocab_size
+    assert len(passes) > 8
+    assert all(lines.tokens <= budget and len(lines.target) * vocabulary <= logits for lines in passes)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    assert distance(selected(parts), selected(whole)) <= 1e-5
+
+
+def test_gradient_checkpointing_changes_no_number(rows_file):
+    usual, twice = (
+        list(train({"a": config(rows_file, gradient_checkpointing=is_on)})) for is_on in (False, True)
+    )
+    assert losses(twice) == pytest.approx(losses(usual), rel=1e-5)
+    assert distance(selected(twice), selected(usual)) <= 1e-5
+
+
+def test_adafactor_learns_too(rows_file):
+    records = list(train({"a": config(rows_file, optimizer="adafactor", lr=0.05, steps=40, eval_every=20)}))
+    assert np.mean(losses(records)[-5:]) < 0.3 * losses(records)[0]
+
+
+DIVERGING = {"lr": 100.0, "schedule": "constant", "warmup": 0.0, "steps": 400}
+
+
+def test_a_run_that_diverges_ends_and_keeps_its_best_prompt(rows_file):
+    records = list(train({"a": config(rows_file, **DIVERGING, eval_every=100, clip=1e6), "b": config(rows_file)}))
+    assert ending(records).status == "failed"
+    assert "over 5 times its start for 50 steps" in ending(records).reason
+    assert "learning rate below 100" in ending(records).reason
+    assert 50 < len(losses(records)) < 100
+    assert np.isfinite(selected(records).prompt).all()
+    assert ending(records, "b").status == "done"
+
+
+def test_the_prompt_kept_of_a_diverging_run_is_the_best_it_had(rows_file):
+    records = list(train({"a": config(rows_file, **DIVERGING, eval_every=10)}))
+    looks = {r.step: r.loss for r in records if isinstance(r, EvalRecord) and r.split == "validation"}
+    best = min(looks, key=looks.get)
+    assert selected(records).step == best
+    assert f"the prompt of step {best}, the best one before that, was kept" in ending(records).reason
+
+
+class _Steep(torch.autograd.Function):
+    """The same number with an infinite slope."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.inf
+
+
+def test_an_infinite_gradient_fails_the_run_before_it_reaches_the_prompt(rows_file, monkeypatch):
+    compute, calls = training.batch_losses, []
+
+    def steep(*given, **named):
+        found, lines = compute(*given, **named)
+        calls.append(1)
+        return (_Steep.apply(found) if len(calls) == 5 else found), lines
+
+    monkeypatch.setattr(training, "batch_losses", steep)
+    records = list(train({"a": config(rows_file)}))
+    assert ending(records).status == "failed"
+    assert "its gradient stopped being a number at step 5" in ending(records).reason
+    assert selected(records).step == 3
+    assert np.isfinite(selected(records).prompt).all()
+
+
+def test_patience_ends_a_run_that_gets_no_better(rows_file):
+    settings = config(rows_file, lr=100, schedule="constant", warmup=0, steps=400, eval_every=3, patience=2)
+    records = list(train({"a": settings}))
+    looks = {r.step: r.loss for r in records if isinstance(r, EvalRecord) and r.split == "validation"}
+    best = min(looks, key=looks.get)
+    assert ending(records).status == "done"
+    assert len(losses(records)) == best + 6
+    assert ending(records).reason == (
+        f"Ended early after step {best + 6}: 2 evaluations without a better validation loss."
+    )
+    assert selected(records).step == ending(records).result["selected_step"] == best
+
+
+def test_half_precision_trains_or_says_why_not(rows_file):
+    records = list(train({"a": config(rows_file, dtype="fp16")}))
+    end = ending(records)
+    assert end.status == "done" or "stopped being a number" in end.reason
+    assert np.isfinite(selected(records).prompt).all()
+    assert selected(records).prompt.dtype == np.float32
+
+
+def test_epochs_decide_the_steps(rows_file):
+    records = list(train({"a": config(rows_file, epochs=0.5, batch_size=8, steps=900)}))
+    (start,) = [r for r in records if type(r).__name__ == "StartRecord"]
+    rows = start.facts["split_sizes"]["train"]
+    assert len(losses(records)) == start.facts["steps"] == math.ceil(0.5 * math.ceil(rows / 8))

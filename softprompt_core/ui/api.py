@@ -27,9 +27,22 @@ def build(context: Context) -> None:
 
     def train(settings: dict) -> dict:
         """Starts a run with these settings (the names of the command line) and gives back its id at once."""
-        config = parse_config(_settings(settings))
-        operations.check(config)
+        config = parse_config(operations.with_start(store, _settings(settings)))
+        operations.check(config, store)
         return {"run_id": context.runner.submit([config])[0]}
+
+    def preflight(settings: dict) -> dict:
+        """What a run with these settings would come to, with warnings; nothing is trained, no run is made."""
+        config = parse_config(operations.with_start(store, _settings(settings)))
+        operations.check(config, store)
+        return operations.preflight(config, store=store, may_load=True).document()
+
+    def resume(run_id: str, steps: int = 0) -> dict:
+        """Lets a run that was stopped or broken off go on from its newest checkpoint; steps in all, 0 as before."""
+        wanted = _whole(steps, "steps", low=0) or None
+        operations.prepare_resume(store, _text(run_id, "run_id"), steps=wanted)
+        context.runner.resume(run_id)
+        return {"run_id": run_id}
 
     def stop(run_id: str) -> dict:
         """Asks a run to stop; its best prompt is kept."""
@@ -46,11 +59,12 @@ def build(context: Context) -> None:
         steps = store.metrics(run_id, after=_whole(after, "after", low=0), limit=MOST_ROWS)
         return {"steps": [asdict(s) for s in steps], "evals": [asdict(e) for e in store.evals(run_id)]}
 
-    def compare(settings: dict, inits: list, seeds: int = 1) -> dict:
-        """Starts one run for each initialisation and seed and gives back their ids and the group's."""
-        base = parse_config(_settings(settings))
-        operations.check(base)
-        arms = parse_compare(base, inits=list(inits or []), seeds=_whole(seeds, "seeds", low=1)).arms()
+    def compare(settings: dict, inits: list, seeds: int = 1, methods: list = ["prompt"]) -> dict:  # noqa: B006
+        """Starts one run for each initialisation (of methods that have one), method and seed: ids, and the group's."""
+        base = parse_config(operations.with_start(store, _settings(settings)))
+        operations.check(base, store)
+        count = _whole(seeds, "seeds", low=1)
+        arms = parse_compare(base, inits=list(inits or []), seeds=count, methods=list(methods or [])).arms()
         run_ids = context.runner.submit(arms)
         return {"group_id": store.run(run_ids[0]).group_id, "run_ids": run_ids}
 
@@ -68,7 +82,7 @@ def build(context: Context) -> None:
         """Every run, newest first."""
         return [operations.listing(info) for info in store.runs()]
 
-    for endpoint in (train, stop, status, metrics, compare, inspect, predict, runs):
+    for endpoint in (train, preflight, stop, resume, status, metrics, compare, inspect, predict, runs):
         gr.api(_checked(store, endpoint), api_name=endpoint.__name__)
     _build_export(context)
 

@@ -52,7 +52,7 @@ def build(context: Context) -> None:
                 [], label="Comparison", elem_id="compare-group", scale=5, min_width=240,
                 info="The one shown below; earlier ones stay here.",
             )
-            stop = gr.Button("Stop all", variant="stop", elem_id="compare-stop", scale=0, min_width=120, size="sm")
+            stop = gr.Button("Stop all", variant="stop", elem_id="compare-stop", scale=0, min_width=120, size="md")
         chart = loss_chart(
             context.store, height=340, elem_id="compare-chart",
             empty="No comparison yet. Start one above: every run's loss appears here from the first steps on.",
@@ -168,7 +168,7 @@ def _shared_form(context: Context) -> tuple[dict[str, Any], gr.Number]:
         )
         seeds = gr.Number(
             1, precision=0, minimum=1, maximum=50, label="Seeds", elem_id="compare-seeds", min_width=110,
-            info="3 or more tell luck from effect",
+            info="best: 3 or more",
         )
         numbers = {
             name: gr.Number(

@@ -62,7 +62,7 @@ def build(context: Context, selected_run: gr.components.Component) -> None:
                 [], label="Run", elem_id="inspect-run", scale=5, min_width=260,
                 info="Every run that has a prompt, newest first; one still training shows its newest prompt.",
             )
-            refresh = gr.Button("Refresh list", elem_id="inspect-refresh", scale=0, min_width=120, size="sm")
+            refresh = gr.Button("Refresh list", elem_id="inspect-refresh", scale=0, min_width=120, size="md")
         with gr.Row(elem_classes="sp-inspect-switches"):
             metric = gr.Radio(
                 list(METRICS.items()), value="cosine", label="Nearness", elem_id="inspect-metric", scale=3,

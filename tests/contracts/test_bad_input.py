@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -14,6 +15,7 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
+from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.models import BUNDLED_FOLDER, input_embeddings
 from softprompt_core.records import ENDED
@@ -50,7 +52,6 @@ def refused(command, tmp_path):
 
 def finished_run(store):
     """The id of a run that has ended, with settings but no training."""
-    from softprompt_core.config import TrainConfig
     from softprompt_core.records import EndRecord
 
     run_id = store.create(TrainConfig(name="before"))
@@ -290,7 +291,8 @@ def test_model_whose_input_is_no_word_table_is_named():
     "arguments",
     [
         ["eval"], ["predict", "--text", "hello"], ["export", "--to", "out"], ["inspect"],
-        ["runs", "show"], ["runs", "stop"], ["runs", "delete"],
+        ["runs", "show"], ["runs", "stop"], ["runs", "delete"], ["runs", "pause"], ["runs", "unpause"],
+        ["resume"], ["fork"], ["fork", "--step", "3"],
     ],
 )
 def test_unknown_run(refused, tmp_path, arguments, run_id):
@@ -311,6 +313,12 @@ def test_unknown_run(refused, tmp_path, arguments, run_id):
         (["runs", "delete"], ["needs the id of a run"]),
         (["predict"], ["RUN"]),
         (["export", "some-run"], ["--to"]),
+        (["resume"], ["RUN"]),
+        (["fork", "some-run", "--method", "lora"], ["--method"]),
+        (["train", "--init", "from_run"], ["initial run", "needs the id"]),
+        (["train", "--init", "from_run", "--init-run", "nope"], ["no run 'nope'", "runs list"]),
+        (["train", "--init-run", "nope"], ["initial run", "no other init"]),
+        (["compare", "--init", "from_run,text"], ["initial run", "needs the id"]),
         (["import", "/nowhere/prompt"], ["'/nowhere/prompt'", "PEFT"]),
         (["compare", "--init", "text,magic"], ["'magic'", "sampled_vocab"]),
         (["compare", "--init", ","], ["initialisations", "name one or more"]),
@@ -410,9 +418,59 @@ def test_ended_run_cannot_be_stopped(refused_of_trained, trained):
     assert "ended already" in refused_of_trained("runs", "stop", trained.run_id)
 
 
-def test_running_run_cannot_be_deleted(command, tmp_path):
-    from softprompt_core.config import TrainConfig
+def test_done_run_goes_on_only_to_more_steps(refused_of_trained, trained):
+    assert "done after 12 of 12 steps. Name a larger" in refused_of_trained("resume", trained.run_id)
+    for steps, words in (("12", "has reached 12"), ("3", "has reached 12"), ("0", "at least 1"), ("many", "whole")):
+        assert words in refused_of_trained("resume", trained.run_id, "--steps", steps)
+    assert "is done; there is nothing to pause" in refused_of_trained("runs", "pause", trained.run_id)
 
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--step", "5"], "no checkpoint of step 5. Those it has: 6, 12."),
+        (["--step", "-1"], "whole number"),
+        (["--lr", "0"], "learning rate: '0' was given"),
+        (["--data", "nosuchdata"], "nosuchdata"),
+        (["--keep-optimizer", "--optimizer", "adafactor"], "means nothing to adafactor"),
+    ],
+)
+def test_fork_that_cannot_be(refused_of_trained, trained, arguments, words):
+    assert words in refused_of_trained("fork", trained.run_id, *arguments)
+
+
+def test_start_at_a_run_of_another_length(refused_of_trained, trained):
+    message = refused_of_trained("train", "--init", "from_run", "--init-run", trained.run_id, "--virtual-tokens", 3)
+    assert "8 × 256; this run has 3 virtual tokens" in message
+
+
+def test_running_run_cannot_be_resumed_nor_an_import(command, trained, tmp_path):
+    store = Store(tmp_path / "runs")
+    run_id = store.create_group([TrainConfig()], status="running", owner=f"{os.uname().nodename}:{os.getpid()}:x")[0]
+    outcome = command("resume", run_id, "--runs-dir", store.root)
+    assert (outcome.code, last_message(outcome.stderr)) == (
+        2, f"Run {run_id!r} is running already. Stop it before you resume it."
+    )
+    imported = command("import", trained.store.folder(trained.run_id), "--json", "--runs-dir", store.root)
+    outcome = command("resume", imported.document["run_id"], "--steps", "500", "--runs-dir", store.root)
+    assert outcome.code == 2
+    assert "was imported" in last_message(outcome.stderr)
+
+
+def test_damaged_checkpoints(command, trained, tmp_path):
+    shutil.copytree(trained.runs_dir, tmp_path / "runs")
+    for path in (tmp_path / "runs" / trained.run_id / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    outcome = command("fork", trained.run_id, "--step", "6", "--runs-dir", tmp_path / "runs")
+    assert outcome.code == 2
+    assert "step-00000006.safetensors" in last_message(outcome.stderr)
+    assert "damaged" in last_message(outcome.stderr)
+    outcome = command("fork", trained.run_id, "--runs-dir", tmp_path / "runs")
+    assert "no checkpoint to fork" in last_message(outcome.stderr)
+    assert len(Store(tmp_path / "runs").runs()) == 1
+
+
+def test_running_run_cannot_be_deleted(command, tmp_path):
     store = Store(tmp_path)
     run_id = store.create(TrainConfig(), status="running")
     outcome = command("runs", "delete", run_id, "--runs-dir", tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from softprompt_core import operations, training
-from softprompt_core.config import TrainConfig
+from softprompt_core.config import METHOD_LR, TrainConfig
 from softprompt_core.records import ENDED
 from softprompt_core.store import Store
 
@@ -135,12 +135,12 @@ def test_compare_document_has_the_promised_keys(compared):
     _, outcome = compared
     assert outcome.code == 0, outcome.stderr
     found = strict(outcome.stdout)
-    assert set(found) == {"group_id", "runs", "summary", "verdict"}
+    assert set(found) == {"group_id", "runs", "summary", "baselines", "verdict"}
     for run in found["runs"]:
-        assert set(run) == TRAIN | TRAIN_BESIDES | {"init", "seed"}
+        assert set(run) == TRAIN | TRAIN_BESIDES | {"init", "method", "seed"}
     for entry in found["summary"]:
         figures = {f"{f}_{s}" for f in ("accuracy", "loss") for s in ("mean", "ci95_low", "ci95_high")}
-        assert set(entry) == {"init", "runs"} | figures
+        assert set(entry) == {"arm", "init", "method", "runs", "trainable_parameters"} | figures
 
 
 def test_compare_trains_every_init_with_every_seed_as_one_group(compared):
@@ -152,6 +152,36 @@ def test_compare_trains_every_init_with_every_seed_as_one_group(compared):
     assert {r["status"] for r in found["runs"]} == {"done"}
     assert [i.run_id for i in Store(folder).group(found["group_id"])] == [r["run_id"] for r in found["runs"]]
     assert "95 % interval" in found["verdict"]
+
+
+def test_compare_takes_methods_beside_initialisations(command, mail_csv, tmp_path):
+    arguments = ["--data", mail_csv, "--method", "prompt, lora", "--init", "text", "--lr", 0.5, *QUICK]
+    outcome = command("compare", *arguments, "--json", "--runs-dir", tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    found = strict(outcome.stdout)
+    assert [(e["arm"], e["init"], e["method"]) for e in found["summary"]] == [
+        ("text", "text", "prompt"), ("LoRA", None, "lora"),
+    ]
+    assert [run["trainable_parameters"] for run in found["runs"]] == [4 * 256, 6 * 2 * 2 * 8 * 256]
+    assert [Store(tmp_path).config(run["run_id"]).lr for run in found["runs"]] == [0.5, METHOD_LR["lora"]]
+    assert "LoRA" in found["verdict"]
+
+
+@pytest.mark.parametrize("methods", ["prompt,magic", "lora,lora", ","])
+def test_compare_names_the_methods_there_are(command, mail_csv, tmp_path, methods):
+    outcome = command("compare", "--data", mail_csv, "--method", methods, "--json", "--runs-dir", tmp_path)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "methods" in outcome.stderr or "method:" in outcome.stderr
+    assert "lora" in outcome.stderr
+
+
+def test_train_takes_a_method_and_a_few_shot_baseline(command, mail_csv, tmp_path):
+    arguments = ["--data", mail_csv, "--method", "lora", "--shots", 3, *QUICK, "--json", "--runs-dir", tmp_path]
+    outcome = command("train", *arguments)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.document["baselines"]["few_shot"]["shots"] == 3
+    assert set(outcome.document["baselines"]["few_shot"]) == {"text", "shots"} | FIGURES
+    assert "LoRA of rank 8 in q_proj, v_proj" in outcome.stderr
 
 
 def test_run_of_a_comparison_equals_the_same_run_alone(compared, command, tmp_path, mail_csv):
@@ -240,6 +270,18 @@ def test_empty_folder_lists_no_runs(command, tmp_path):
     assert "softprompt train" in command("runs", "list", "--runs-dir", tmp_path / "new").stdout
 
 
+def test_pause_and_unpause_leave_word_and_give_the_run(command, tmp_path):
+    store = Store(tmp_path)
+    run_id = store.create(TrainConfig(), status="running")
+    store.heartbeat([run_id], owner="elsewhere:1:abcd")
+    (paused,) = command("runs", "pause", run_id, "--json", "--runs-dir", tmp_path).document
+    assert set(paused) == LISTED
+    assert store.asked_to_pause([run_id]) == [run_id]
+    (unpaused,) = command("runs", "unpause", run_id, "--json", "--runs-dir", tmp_path).document
+    assert set(unpaused) == LISTED
+    assert store.asked_to_pause([run_id]) == []
+
+
 def test_stop_and_delete_give_the_run_as_it_now_is(command, tmp_path):
     store = Store(tmp_path)
     run_id = store.create(TrainConfig(), status="running")
@@ -291,10 +333,50 @@ def test_without_json_a_person_can_read_it(command, trained, arguments, words):
     assert not outcome.stdout.startswith(("{", "["))
 
 
+def test_shown_run_says_how_it_stands_what_is_not_default_its_figures_and_its_log(command, trained):
+    said = command("runs", "show", trained.run_id, "--runs-dir", trained.runs_dir).stdout
+    found = trained.outcome.document
+    assert said.startswith(f"{trained.run_id}: done, step 12 of 12\n")
+    lines = {" ".join(line.split()) for line in said.splitlines()}
+    assert {"virtual tokens 8", "steps 12", f"test accuracy {found['eval_accuracy']:.1%}"} <= lines
+    assert not [line for line in lines if line.startswith("batch size")]
+    assert said.splitlines()[-1].endswith("done after 12 steps")
+
+
+# ------------------------------------------------------------------ going on
+
+
+def test_resume_and_fork_give_the_train_document(command, tmp_path, mail_csv):
+    def document(*arguments):
+        outcome = command(*arguments, "--json", "--runs-dir", tmp_path)
+        assert outcome.code == 0, outcome.stderr
+        found = strict(outcome.stdout)
+        assert set(found) == TRAIN | TRAIN_BESIDES
+        return found
+
+    store = Store(tmp_path)
+    run_id = store.create(TrainConfig(data=str(mail_csv), steps=3, virtual_tokens=4), status="interrupted")
+    first = document("resume", run_id)
+    assert (first["run_id"], first["status"], first["steps"]) == (run_id, "done", 3)
+    more = document("resume", run_id, "--steps", 5)
+    assert (more["run_id"], more["status"], more["steps"]) == (run_id, "done", 5)
+    assert [record.step for record in store.metrics(run_id)] == [1, 2, 3, 4, 5]
+    assert store.config(run_id).steps == 5
+    forked = document("fork", run_id, "--step", 3, "--lr", 0.01, "--steps", 2, "--keep-optimizer")
+    assert (forked["status"], forked["steps"]) == ("done", 2)
+    assert store.facts(forked["run_id"])["parent"] == {"run_id": run_id, "step": 3}
+    assert store.config(forked["run_id"]).lr == 0.01
+    warm = document("train", "--data", mail_csv, "--init", "from_run", "--init-run", run_id, "--steps", 1)
+    assert store.config(warm["run_id"]).virtual_tokens == 4
+    assert np.array_equal(store.snapshots(warm["run_id"])[1][0], store.prompt(run_id))
+
+
 # ---------------------------------------------------------- help and folder
 
 
-@pytest.mark.parametrize("name", ["train", "compare", "inspect", "eval", "predict", "export", "import", "runs"])
+@pytest.mark.parametrize(
+    "name", ["train", "resume", "fork", "compare", "inspect", "eval", "predict", "export", "import", "runs"]
+)
 def test_every_command_has_help_with_the_common_flags(command, name):
     outcome = command(name, "--help")
     assert outcome.code == 0

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from softprompt_core.config import CompareConfig, TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.jobs.thread import ThreadRunner
 from softprompt_core.models import choose_device
-from softprompt_core.records import ENDED
+from softprompt_core.records import ENDED, EndRecord, Snapshot, StepRecord
 from softprompt_core.store import Store
 
 QUICK = TrainConfig(steps=5, virtual_tokens=4, batch_size=4, eval_every=5)
@@ -194,14 +195,14 @@ def test_when_all_are_paused_nothing_is_computed_and_a_stop_frees_only_its_run(s
 
 
 def test_only_a_run_at_work_can_be_paused(store, runner):
-    (run_id,) = runner.submit([QUICK])
-    wait_for(lambda: has_ended(store, run_id))
-    with pytest.raises(UserError, match="is done; there is nothing to pause"):
-        runner.pause(run_id)
+    run_id = store.create(QUICK, status="done")
+    for act in (runner.pause, runner.unpause):
+        with pytest.raises(UserError, match="is done; there is nothing to"):
+            act(run_id)
 
 
-def test_a_stopped_run_goes_on_where_it_was(store, runner):
-    (run_id,) = runner.submit([LONG.with_changes(steps=40)])
+def test_a_stopped_run_goes_on_where_it_was(store, runner, mail_csv):
+    (run_id,) = runner.submit([LONG.with_changes(data=str(mail_csv), steps=40)])
     wait_for(lambda: store.run(run_id).step >= 3)
     runner.stop(run_id)
     wait_for(lambda: has_ended(store, run_id))
@@ -217,8 +218,10 @@ def test_a_stopped_run_goes_on_where_it_was(store, runner):
 
 
 def test_a_resume_that_is_cancelled_in_the_queue_costs_nothing(store, runner):
-    (run_id,) = runner.submit([QUICK])
-    wait_for(lambda: has_ended(store, run_id))
+    run_id = store.create(QUICK, status="running")
+    steps = [StepRecord(run_id, n, 0.1, 1.0, 0.1, 1.0, 10, 0.1) for n in range(1, 6)]
+    prompt = Snapshot(run_id, 5, np.ones((4, 256), np.float32), kind="selected")
+    store.append([*steps, prompt, EndRecord(run_id, "done", "", {"eval_accuracy": 0.5})])
     before = store.run(run_id)
     (other,) = runner.submit([LONG])
     wait_for(lambda: store.run(other).step >= 1)

@@ -1,4 +1,4 @@
-"""The pretraining recipe's laws: what is held out stays out, a resumed run equals an unbroken one, tasks say what they ask."""
+"""The pretraining recipe: what is held out stays out, a resumed run equals an unbroken one, tasks say what they ask."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def recipe(**changes) -> Recipe:
 
 
 def streams() -> dict[str, Stream]:
-    rng = np.random.default_rng(0)
-    ids = {name: rng.integers(2, VOCABULARY, 400).astype(np.uint16) for name in ("a", "b")}
+    ids = {name: (2 + np.arange(400) * stride % 11).astype(np.uint16) for name, stride in (("a", 1), ("b", 3))}
     return {name: Stream(found, (found % 5 == 0).astype(np.uint8)) for name, found in ids.items()}
 
 
@@ -166,8 +165,8 @@ def test_first_words_tell_the_kind_of_a_question(question, kind):
 
 
 def test_made_questions_are_of_every_kind_and_hold_no_open_slot():
-    wiki = ["Ada Lovelace was born in London, near the river in the old town. The Royal Navy Fund (RNF) was a bank of it."]
-    rows = made_questions(wiki * 3, random.Random(0), rounds=40)
+    wiki = "Ada Lovelace was born in London, near the old town of the sea. The Royal Navy Fund (RNF) was a bank."
+    rows = made_questions([wiki] * 3, random.Random(0), rounds=40)
     assert {kind for _, kind in rows} >= {"person", "place", "thing", "number", "abbreviation", "definition", "reason"}
     assert not [text for text, _ in rows if "{" in text or "}" in text]
 

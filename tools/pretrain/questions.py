@@ -88,8 +88,8 @@ def _draw_words(
     if acronyms and rng.random() < 0.4:
         long, short = rng.choice(acronyms)
     else:
-        words = [word.capitalize() for word in rng.choices(nouns, k=rng.choice((2, 3, 3, 4)))]
-        long, short = " ".join(words), "".join(word[0] for word in words)
+        parts = [word.capitalize() for word in rng.choices(nouns, k=rng.choice((2, 3, 3, 4)))]
+        long, short = " ".join(parts), "".join(part[0] for part in parts)
     spelling = rng.random()
     short = short.lower() if spelling < 0.15 else ".".join(short) + "." if spelling < 0.3 else short
     words = {
