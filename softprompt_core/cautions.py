@@ -23,7 +23,7 @@ ODD_SCALE = 5.0
 ODD_RATE = 30.0
 """A learning rate so many times above or below the method's usual one is likely a slip."""
 ADAFACTOR_LR = 0.3
-"""Lester et al. 2021; without scaling by the parameter's size the step is about the learning rate, whatever the model."""
+"""Lester et al. 2021; without scaling by the parameter's size a step is about the learning rate on any model."""
 SHRINKS = 1.5
 """Weight decay that by itself would make a prompt so many times smaller over a run is worth a word."""
 MANY_EPOCHS = 100
@@ -77,7 +77,7 @@ def _about_labels(tokens: TokenisedTask) -> list[str]:
     for label, ids in zip(task.labels, tokens.label_ids, strict=True):
         begun[ids[0]].append(label)
     same = [labels for labels in begun.values() if len(labels) > 1]
-    if same and len(same[0]) < len(task.labels) or len(same) == 1 and _differ_late(tokens):
+    if (same and len(same[0]) < len(task.labels)) or (len(same) == 1 and _differ_late(tokens)):
         listed = "; ".join(", ".join(map(quoted, labels[:4])) for labels in same[:3])
         said.append(
             f"These labels begin with the same token in the model's vocabulary: {listed}. They work, as whole labels "
@@ -180,7 +180,8 @@ def about_start(config: TrainConfig, start: torch.Tensor, table: torch.Tensor) -
     usual, ours = float(table.norm(dim=1).median()), float(start.norm(dim=1).median())
     if not usual or 1 / ODD_SCALE <= ours / usual <= ODD_SCALE:
         return []
-    how = f"{ours / usual:.3g} times as long as" if ours > usual else f"{usual / max(ours, 1e-30):.3g} times shorter than"
+    is_longer = ours > usual
+    how = f"{ours / usual:.3g} times as long as" if is_longer else f"{usual / max(ours, 1e-30):.3g} times shorter than"
     instead = "" if config.init == "from_run" else " Init text, sampled_vocab or random start where words are."
     return [f"The start ({config.init}) has rows {how} the vocabulary's, off the ground that the model knows.{instead}"]
 

@@ -123,10 +123,14 @@ def _cached_logits(base: BaseModel, prompts: Prompts, lines: Plan) -> torch.Tens
 
     length, device = prompt_length(prompts), base.device
     prompt_of = torch.from_numpy(lines.prompt_of).to(device)
-    past = [
-        tuple(None if states is None else states[prompt_of] for states in layer)
-        for layer in (_given(base, prompts) if isinstance(prompts, Prefix) else _computed(base, prompts))
-    ]
+
+    def of_lines(states: torch.Tensor | None) -> torch.Tensor | None:
+        if states is None or len(states) > 1:
+            return None if states is None else states[prompt_of]
+        return states.expand(len(prompt_of), -1, -1, -1)        # whose gradient is a plain sum
+
+    given = _given(base, prompts) if isinstance(prompts, Prefix) else _computed(base, prompts)
+    past = [(of_lines(keys), of_lines(values)) for keys, values in given]
     ids = torch.from_numpy(lines.ids[:, length:]).to(device)
     arguments: dict[str, Any] = {
         "inputs_embeds": base.module.get_input_embeddings()(ids), "past_key_values": DynamicCache(past),

@@ -339,7 +339,8 @@ def command_for(config: TrainConfig, *, runs_dir: Path | None = None) -> str:
     parts = ["softprompt", "train", "--data", config.data]
     for key, info in TrainConfig.model_fields.items():
         value = getattr(config, key)
-        if key != "data" and value != info.default and value is not None:
+        default = METHOD_LR[config.method] if key == "lr" else info.default
+        if key != "data" and value != default and value is not None:
             parts += [f"--{key.replace('_', '-')}", str(value)]
     if runs_dir is not None and runs_dir.absolute() != default_runs_dir().absolute():
         parts += ["--runs-dir", str(runs_dir)]

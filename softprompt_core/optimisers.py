@@ -16,8 +16,8 @@ from softprompt_core.records import Tensors
 def build_optimizer(config: TrainConfig, parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW, or Adafactor as Lester et al. set it; the rate of each step is set from outside (`schedules`)."""
     if config.optimizer == "adafactor":
-        is_factored = config.method in ("lora", "full")
-        return PromptAdafactor(list(parameters), config.lr, weight_decay=config.weight_decay, is_factored=is_factored)
+        kind = MatrixAdafactor if config.method in ("lora", "full") else PromptAdafactor
+        return kind(list(parameters), config.lr, weight_decay=config.weight_decay)
     return torch.optim.AdamW(list(parameters), lr=config.lr, weight_decay=config.weight_decay)
 
 
@@ -31,15 +31,13 @@ class PromptAdafactor(Adafactor):
     prompt_tuning/train/optim.py, t5x/adafactor.py.
     """
 
-    def __init__(
-        self, parameters: list[torch.nn.Parameter], lr: float, *, weight_decay: float = 0.0, is_factored: bool = False
-    ) -> None:
-        self._is_factored = is_factored
+    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, *, weight_decay: float = 0.0) -> None:
         self._weight_decay = weight_decay
         super().__init__(parameters, lr=lr, scale_parameter=False, relative_step=False, warmup_init=False)
 
-    def _get_options(self, param_group: dict[str, Any], param_shape: torch.Size) -> tuple[bool, bool]:
-        return self._is_factored and len(param_shape) >= 2, False
+    @staticmethod
+    def _get_options(param_group: dict[str, Any], param_shape: torch.Size) -> tuple[bool, bool]:
+        return False, False     # neither factored nor with a first moment
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -50,6 +48,12 @@ class PromptAdafactor(Adafactor):
                     if parameter.grad is not None:
                         parameter.mul_(1 - self._weight_decay)
         return super().step(closure)
+
+
+class MatrixAdafactor(PromptAdafactor):
+    """The same for weight matrices, whose second moments are kept as rows and columns: they are many."""
+
+    _get_options = staticmethod(Adafactor._get_options)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:

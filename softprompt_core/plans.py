@@ -110,7 +110,7 @@ def plan(
 def divided(
     rows: Sequence[Row], *, prompt_length: int, layout: LayoutName, tokens: int, predictions: int
 ) -> list[list[Row]]:
-    """The rows of one prompt in order, in parts of at most so many tokens, prompts and padding counted, and predictions.
+    """The rows of one prompt in order, in parts of at most so many predictions and tokens, padding and prompts counted.
 
     As much goes into a part as there is room for; a row is a part by itself where it alone is more.
     """

@@ -192,7 +192,8 @@ def _measure(
         passes=max(config.accumulation, math.ceil(first.tokens * larger / PASS_TOKENS)),
         step_seconds=min(taken) * larger,
         look_seconds=a_row * min(VALIDATION_ROWS, len(tokens.splits["validation"])),
-        test_seconds=a_row * tests * len(tokens.splits["test"]), activation_bytes=round(kept.bytes * part), start=initial,
+        test_seconds=a_row * tests * len(tokens.splits["test"]), activation_bytes=round(kept.bytes * part),
+        start=initial,
     )
 
 

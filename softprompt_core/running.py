@@ -108,9 +108,9 @@ class Running:
 
     def trouble(self) -> str:
         """Why the run cannot go on, with what to try; empty while all is well."""
-        kept = f"the prompt of step {self.selected_step}" if self.has_prompt else f"the state of step {self.selected_step}"
-        what = "the best one before that" if self.best is not None else "the last one, as none was looked at before that"
-        advice = f"{kept}, {what}, was kept. Try a learning rate below {self.config.lr:g}"
+        kept = f"the {'prompt' if self.has_prompt else 'state'} of step {self.selected_step}"
+        why = "the last one, as none was looked at before that" if self.best is None else "the best one before that"
+        advice = f"{kept}, {why}, was kept. Try a learning rate below {self.config.lr:g}"
         if not math.isfinite(self.loss):
             return f"The loss or its gradient stopped being a number at step {self.step}; {advice}, or dtype fp32."
         if self.steps_above >= DIVERGED_STEPS:

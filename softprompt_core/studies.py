@@ -2,6 +2,9 @@
 
 A reading is kept in the run's folder under a key of everything it depends on: the prompt, its start, the prompts it is
 held against, the model's revision, the data and the number of rows. The same question is answered from there at once.
+
+Besides the readings of `inspection.study` two can be asked for that take more than the run: "pair:RUN", another run's
+prompt beside this one, and "twin:TEXT", a twin whose nearest words spell a text.
 """
 
 from __future__ import annotations
@@ -10,27 +13,29 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from softprompt_core.errors import UserError
-from softprompt_core.files import write_json
+from softprompt_core.files import read_tensors, write_json, write_tensors
 from softprompt_core.records import FloatArray, RunInfo
 from softprompt_core.store import Store
 
 if TYPE_CHECKING:
-    from softprompt_core.inspection.study import Subject
+    from softprompt_core.inspection.study import Subject, Working
 
 FORM = 1
 """Raised when a reading's document or method changes, so that older ones are made anew."""
 ROWS = 200
+LONGEST_TEXT = 400
 SAME = ("model", "data", "text_column", "label_column", "template", "init", "init_text", "virtual_tokens", "method")
 """Settings in which runs of other seeds must agree to speak for a reading's stability."""
 Stage = Literal["waiting", "working", "done", "failed", "cancelled"]
-log = logging.getLogger(__name__)
+UNDER_WAY = ("waiting", "working")
+log = logging.getLogger("softprompt.readings")
 
 
 @dataclass
@@ -47,30 +52,32 @@ class Progress:
 class _Job:
     run_id: str
     names: list[str]
-    progress: dict[str, Progress]
     is_cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class Readings:
-    """One background thread that makes readings, one run after another."""
+    """One background thread that makes readings, one after another."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._changed = threading.Condition()
-        self._jobs: dict[str, _Job] = {}
-        self._waiting: list[_Job] = []
+        self._progress: dict[str, dict[str, Progress]] = {}
+        self._jobs: list[_Job] = []
         self._thread: threading.Thread | None = None
+        self._keys: dict[str, tuple[object, str]] = {}
 
     def ask(self, run_id: str, names: Sequence[str]) -> None:
-        """Starts these readings of a run, unless they are under way. Raises UserError when the run has no prompt."""
+        """Starts these readings of a run; those under way go on. Raises UserError when one cannot be asked for."""
         self._store.prompt(run_id)
+        for name in names:
+            task_of(self._store, run_id, name)
         with self._changed:
-            old = self._jobs.get(run_id)
-            if old and any(p.stage in ("waiting", "working") for p in old.progress.values()):
+            known = self._progress.setdefault(run_id, {})
+            new = [name for name in names if name not in known or known[name].stage not in UNDER_WAY]
+            if not new:
                 return
-            job = _Job(run_id, list(names), {name: Progress() for name in names})
-            self._jobs[run_id] = job
-            self._waiting.append(job)
+            known |= {name: Progress() for name in new}
+            self._jobs.append(_Job(run_id, new))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="readings", daemon=True)
                 self._thread.start()
@@ -79,47 +86,82 @@ class Readings:
     def progress(self, run_id: str) -> dict[str, Progress]:
         """How far the readings asked for are, by name; empty when none was."""
         with self._changed:
-            return dict(self._jobs[run_id].progress) if run_id in self._jobs else {}
+            return {name: replace(found) for name, found in self._progress.get(run_id, {}).items()}
 
     def cancel(self, run_id: str) -> None:
         """Ends the readings of a run that are waiting or at work; finished ones stay."""
         with self._changed:
-            job = self._jobs.get(run_id)
-        if job:
-            job.is_cancelled.set()
+            for job in self._jobs:
+                if job.run_id == run_id:
+                    job.is_cancelled.set()
+            for found in self._progress.get(run_id, {}).values():
+                if found.stage == "waiting":
+                    found.stage = "cancelled"
+
+    def key(self, run_id: str) -> str:
+        """`key_of` the run's subject, found again only when what it is made of has changed.
+
+        Raises UserError as `subject_of` does.
+        """
+        others = [info.run_id for info in siblings(self._store, run_id)]
+        folder = self._store.folder(run_id)
+        times = [path.stat().st_mtime_ns for path in sorted(folder.glob("*.safetensors"))]
+        stamp = (times, others, _other_id(self._store, run_id))
+        with self._changed:
+            known = self._keys.get(run_id)
+        if known is None or known[0] != stamp:
+            known = (stamp, key_of(subject_of(self._store, run_id)))
+            with self._changed:
+                self._keys[run_id] = known
+        return known[1]
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting:
+                while not self._jobs:
                     self._changed.wait()
-                job = self._waiting.pop(0)
+                job = self._jobs[0]
             try:
                 self._make(job)
             except Exception as error:
-                log.exception("readings of %s failed", job.run_id)
-                is_users = isinstance(error, UserError)
-                said = str(error) if is_users else f"A fault in the program ({type(error).__name__}); see the log."
-                for progress in job.progress.values():
-                    if progress.stage in ("waiting", "working"):
-                        progress.stage, progress.reason = "failed", said
+                reason = _said(error, job.run_id)
+                for name in job.names:
+                    found = self._progress[job.run_id][name]
+                    if found.stage in UNDER_WAY:
+                        found.stage, found.reason = "failed", reason
+            finally:
+                with self._changed:
+                    self._jobs.remove(job)
 
     def _make(self, job: _Job) -> None:
         from softprompt_core.evaluation import Cancelled
 
+        if job.is_cancelled.is_set():
+            return
         subject = subject_of(self._store, job.run_id, should_stop=job.is_cancelled.is_set)
         key = key_of(subject)
         for name in job.names:
-            progress = job.progress[name]
+            progress = self._progress[job.run_id][name]
+            if progress.stage != "waiting":
+                continue
+            progress.stage = "working"
             try:
-                for progress.share in making(self._store, job.run_id, name, subject, key):
-                    progress.stage = "working"
+                for share in making(self._store, job.run_id, name, subject, key):
+                    progress.share = share
                 progress.document, progress.share = kept(self._store, job.run_id, name, key), 1.0
                 progress.stage = "done"
             except Cancelled:
                 progress.stage = "cancelled"
-            except UserError as error:
-                progress.stage, progress.reason = "failed", str(error)
+            except Exception as error:
+                progress.reason = _said(error, job.run_id)
+                progress.stage = "failed"
+
+
+def _said(error: Exception, run_id: str) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    log.error("A reading of %s failed", run_id, exc_info=error)
+    return f"A fault in the program ({type(error).__name__}); see the log."
 
 
 def read(store: Store, run_id: str, names: Sequence[str] | None = None) -> dict[str, Any]:
@@ -142,13 +184,44 @@ def read(store: Store, run_id: str, names: Sequence[str] | None = None) -> dict[
     return found
 
 
-def making(store: Store, run_id: str, name: str, subject: Subject, key: str) -> Any:
-    """Makes one reading unless it is kept already; yields the share that is done."""
-    from softprompt_core.inspection.study import READINGS
+@dataclass(frozen=True)
+class Task:
+    """A reading that was asked for: its file's stem, its maker, and what it depends on besides its subject."""
 
+    name: str
+    make: Callable[[Subject], Working]
+    beside: bytes = b""
+
+
+def task_of(store: Store, run_id: str, asked: str) -> Task:
+    """The reading of this name. Raises UserError when there is none, or what it is to be held against is missing."""
+    from softprompt_core.inspection import beside
+    from softprompt_core.inspection.study import READINGS
+    from softprompt_core.operations import start_of
+
+    name, _, argument = asked.partition(":")
+    if name == "pair":
+        other, origin = store.prompt(argument), start_of(store, argument)
+        if argument == run_id or store.run(argument).config["model"] != store.run(run_id).config["model"]:
+            raise UserError("Only another run on the same model can be held against this one. Choose another.")
+        held = other.tobytes()
+        return Task(f"pair-{argument}", lambda subject: beside.pair(subject, other, other_start=origin), held)
+    if name == "twin":
+        text = argument.strip()
+        if not text or len(text) > LONGEST_TEXT:
+            raise UserError(f"Give the words to spell: 1 to {LONGEST_TEXT} characters; {len(text)} were given.")
+        return Task("twin", lambda subject: beside.twin(subject, text), text.encode())
+    if name not in READINGS or argument:
+        raise UserError(f"There is no reading {asked!r}; allowed are {', '.join(READINGS)}.")
+    return Task(name, READINGS[name])
+
+
+def making(store: Store, run_id: str, name: str, subject: Subject, key: str) -> Iterator[float]:
+    """Makes one reading unless it is kept already; yields the share that is done."""
     if kept(store, run_id, name, key) is not None:
         return
-    steps = READINGS[name](subject)
+    task = task_of(store, run_id, name)
+    steps = task.make(subject)
     while True:
         subject.effect.check_stop()
         try:
@@ -156,18 +229,64 @@ def making(store: Store, run_id: str, name: str, subject: Subject, key: str) -> 
         except StopIteration as finished:
             folder = store.folder(run_id) / "readings"
             folder.mkdir(exist_ok=True)
-            write_json(folder / f"{name}.json", {"key": key, "reading": finished.value})
+            reading = dict(finished.value)
+            if (vectors := reading.pop("prompt", None)) is not None:
+                write_tensors(folder / f"{task.name}.safetensors", {"prompt_embeddings": vectors})
+            write_json(folder / f"{task.name}.json", {"key": _joined(key, task), "reading": reading})
             return
 
 
 def kept(store: Store, run_id: str, name: str, key: str) -> dict[str, Any] | None:
     """A reading kept with the run, if it was made of the very same things; None otherwise."""
-    path = store.folder(run_id) / "readings" / f"{name}.json"
+    task = task_of(store, run_id, name)
+    path = store.folder(run_id) / "readings" / f"{task.name}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found["reading"]) if found["key"] == key else None
+        return dict(found["reading"]) if found["key"] == _joined(key, task) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _joined(key: str, task: Task) -> str:
+    return key + (f"-{hashlib.sha256(task.beside).hexdigest()[:16]}" if task.beside else "")
+
+
+def twin_prompt(store: Store, run_id: str) -> FloatArray:
+    """The vectors [P, H] of the twin made last. Raises UserError when none was."""
+    path = store.folder(run_id) / "readings" / "twin.safetensors"
+    if not path.exists():
+        raise UserError("No twin of this run has been trained yet. Train one first.")
+    return read_tensors(path)[0]["prompt_embeddings"]
+
+
+def kept_readings(store: Store, run_id: str) -> dict[str, dict[str, Any] | None]:
+    """Every reading by name: what is kept with the run, None for what has not been made. The model is loaded only
+    where something is kept."""
+    from softprompt_core.inspection.study import READINGS
+
+    if not (store.folder(run_id) / "readings").is_dir():
+        return dict.fromkeys(READINGS)
+    key = key_of(subject_of(store, run_id))
+    return {name: kept(store, run_id, name, key) for name in READINGS}
+
+
+def inspection_with_readings(
+    store: Store, run_id: str, *, names: Sequence[str] | None = None, **switches: Any
+) -> dict[str, Any]:
+    """The `inspect` document of a run with `readings`, and with its `trust` where the ladder has been measured.
+
+    Readings in `names` are made now; the others are those kept with the run, None where there is none. switches: top,
+    metric, correction, whole_words.
+    """
+    from softprompt_core.operations import inspect_run
+
+    document = inspect_run(store, run_id, **switches)
+    made = read(store, run_id, names) if names else {}
+    document["readings"] = {**kept_readings(store, run_id), **made}
+    ladder = document["readings"]["ladder"]
+    if ladder and "trust" in ladder:
+        document["trust"] = ladder["trust"]
+    return document
 
 
 def subject_of(store: Store, run_id: str, *, rows: int = ROWS, should_stop: Any = lambda: False) -> Subject:
@@ -191,8 +310,13 @@ def subject_of(store: Store, run_id: str, *, rows: int = ROWS, should_stop: Any 
     return Subject(
         effect=Effect(base, tokens, rows=rows, should_stop=should_stop), vocabulary=vocabulary_of(base), prompt=prompt,
         start=start_of(store, run_id), siblings=tuple(store.prompt(info.run_id) for info in siblings(store, run_id)),
-        other=_other(store, run_id, width=prompt.shape[1]), written=str(written or ""),
+        other=_prompt_of(store, _other_id(store, run_id), width=prompt.shape[1]), written=str(written or ""),
     )
+
+
+def _prompt_of(store: Store, run_id: str | None, *, width: int) -> FloatArray | None:
+    prompt = None if run_id is None else store.prompt(run_id)
+    return prompt if prompt is not None and prompt.shape[1] == width else None
 
 
 def siblings(store: Store, run_id: str, *, most: int = 4) -> list[RunInfo]:
@@ -207,16 +331,14 @@ def siblings(store: Store, run_id: str, *, most: int = 4) -> list[RunInfo]:
     return list(found.values())[:most]
 
 
-def _other(store: Store, run_id: str, *, width: int) -> FloatArray | None:
-    """The prompt of the newest finished run on the same model and other data, if there is one."""
+def _other_id(store: Store, run_id: str) -> str | None:
+    """The newest finished run on the same model and other data, if there is one."""
     own = store.run(run_id).config
     for info in store.runs():
         config = info.config
         is_other = config["model"] == own["model"] and config["data"] != own["data"] and info.status == "done"
         if is_other and config.get("method", "prompt") == "prompt" and store.has_prompt(info.run_id):
-            prompt = store.prompt(info.run_id)
-            if prompt.shape[1] == width:
-                return prompt
+            return info.run_id
     return None
 
 

@@ -135,7 +135,9 @@ def train(
     first = next(iter(runs.values()))
     task = load_task(first)
     base = load_model(first.model, device=first.device, dtype=first.dtype)
-    tokens = tokenise(task, base.tokenizer, first, context=base.context)
+    tokens = tokenise(
+        task, base.tokenizer, first, context=base.context, is_encoder_decoder=base.is_encoder_decoder
+    )
     runs = {run_id: config.for_rows(len(tokens.splits["train"])) for run_id, config in runs.items()}
     yield from _about_the_data(runs, tokens)
 
@@ -149,6 +151,7 @@ def train(
         yield from _begin(run, resume.get(run.run_id), base, tokens)
         level: Literal["warning", "info"] = "warning" if choice.is_fallback else "info"
         yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
+    resume = {}     # read by now, and perhaps several times as large as the model
 
     outcomes = Outcomes(base, tokens, choice.name, is_for_words=first.method in PROMPT_METHODS)
     facts = _shared_facts(base, tokens, choice.name)

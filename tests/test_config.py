@@ -228,3 +228,21 @@ def test_seeds_beyond_the_largest_are_refused():
     config = CompareConfig(base=TrainConfig(seed=2**31 - 1), seeds=2)
     with pytest.raises(UserError, match="seed"):
         config.arms()
+
+
+def test_only_methods_that_begin_at_a_prompt_take_one_of_a_run():
+    begins = {"init": "from_run", "init_run": "earlier"}
+    for method in ("prompt", "prefix"):
+        assert TrainConfig(method=method, **begins).init_run == "earlier"
+    for method in ("p_tuning", "lora", "full"):
+        with pytest.raises(UserError, match="only the methods prompt and prefix"):
+            parse_config({"method": method, **begins})
+
+
+def test_methods_that_know_no_start_are_compared_without_one():
+    base = TrainConfig(init="from_run", init_run="earlier")
+    arms = parse_compare(base, inits=["from_run", "text"], seeds=1, methods=["prompt", "lora", "prefix"]).arms()
+    assert [(arm.method, arm.init, arm.init_run) for arm in arms] == [
+        ("prompt", "from_run", "earlier"), ("prompt", "text", None), ("lora", "text", None),
+        ("prefix", "from_run", "earlier"),
+    ]

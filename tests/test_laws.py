@@ -26,7 +26,10 @@ P = 5
 quickly = settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 ids = st.integers(2, VOCABULARY - 1)
 a_row = st.builds(Row, st.lists(ids, min_size=1, max_size=12), st.tuples(st.lists(ids, min_size=1, max_size=4)))
-some = st.lists(a_row, min_size=2, max_size=8)
+some = st.builds(
+    lambda beginning, rows: [Row([*beginning, *row.context], row.continuations) for row in rows],
+    st.lists(ids, max_size=6), st.lists(a_row, min_size=2, max_size=8),
+)       # rows that begin alike, as a template makes them, or not
 layouts = st.sampled_from(LAYOUTS)
 models = st.sampled_from(FAMILIES).map(lambda family: model(family))
 

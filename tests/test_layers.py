@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "softprompt_core"
 LAYERS = (
     {"errors", "environment"},
-    {"config", "records", "visible", "templates"},
+    {"config", "records", "visible", "templates", "files"},
+    {"checkpoints"},
     {"store", "sources", "presets"},
     {"models", "data", "initialisers", "plans"},
     {"encoder_decoder", "copies", "schedules", "tokenising", "trunk"},

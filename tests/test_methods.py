@@ -25,6 +25,7 @@ from softprompt_core.records import Checkpoint, EndRecord, StepRecord, Weights
 from softprompt_core.self_check import choose_layout
 from softprompt_core.store import Store
 from softprompt_core.training import Control, train
+from tests.test_encoder_decoder import tiny as tiny_encoder_decoder
 from tests.tiny import VOCABULARY, tiny_model
 
 P, T = 5, 9
@@ -393,3 +394,34 @@ def test_run_without_weights_says_when_they_come(tmp_path):
     run_id = store.create(settings("lora"))
     with pytest.raises(UserError, match="no weights yet"):
         store.weights(run_id)
+
+
+# ------------------------------------------------------- encoder–decoders
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("method", ["p_tuning", *COPYING])
+def test_encoder_decoders_take_the_methods_too(method, family):
+    base = tiny_encoder_decoder(family)
+    ours, before = built(method, base), fingerprint(base.module)
+    rows = [Row(row.context[:6], ([*row.continuations[0][:1], 0],)) for row in rows_of_one_length(4, seed=0)]
+    ids, labels = (torch.tensor([list(part) for part in parts]) for parts in zip(
+        *((row.context, row.continuations[0]) for row in rows), strict=True
+    ))
+    optimizer, losses = torch.optim.AdamW(ours.parameters(), lr=0.01), []
+    for _ in range(3):
+        lead = ours.lead()
+        loss = loss_of(ours, rows, "encoder_decoder")
+        words = torch.cat([lead.expand(len(rows), -1, -1), ours.base.embed(ids)], dim=1)
+        assert loss.item() == pytest.approx(ours.base.module(inputs_embeds=words, labels=labels).loss.item(), rel=1e-5)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert fingerprint(base.module) == before
+
+
+def test_prefixes_are_for_causal_models():
+    with pytest.raises(UserError, match=r"encoder–decoder.*Choose the method prompt"):
+        built("prefix", tiny_encoder_decoder("t5"))

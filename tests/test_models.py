@@ -110,3 +110,16 @@ def test_the_model_used_longest_ago_goes_before_another_is_loaded(monkeypatch):
     for name in ("a", "b", "c"):
         load_model(name, device="cpu")
     assert [[name for name, *_ in keys] for keys in kept] == [[], ["a"], ["b"]]
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_a_gpu_that_only_emulates_bfloat16_gets_half_precision(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *given: True)       # it counts emulation, too
+    assert choose_dtype("auto", torch.device("cuda")) == expected
+
+
+def test_a_model_is_given_without_loading_only_where_it_is_loaded(tmp_path):
+    base = load_model("bundled")
+    assert models.loaded_model("bundled") is base
+    assert models.loaded_model(str(tmp_path)) is None

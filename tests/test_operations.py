@@ -13,7 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from softprompt_core import cli, operations
-from softprompt_core.config import TrainConfig
+from softprompt_core.config import TrainConfig, parse_config
 from softprompt_core.errors import UserError
 from softprompt_core.models import BUNDLED_FOLDER
 from softprompt_core.records import EndRecord
@@ -173,6 +173,7 @@ def test_run_without_a_prompt_is_not_exported(elsewhere, tmp_path):
     [
         {},
         {"data": "my mail.csv", "name": "it's mine", "steps": 7, "lr": 0.1 + 0.2},
+        {"method": "lora"}, {"method": "full", "lr": 0.03}, {"lr": 0.002},
         {"template": "Q: {text}\nA:", "init": "random", "seed": 5, "eval_every": 3, "device": "cpu"},
         {"init_text": "Is it a complaint? $HOME `x` \"y\" ü", "text_column": "the text"},
     ],
@@ -182,4 +183,4 @@ def test_command_of_a_run_gives_its_settings_again(changes):
     words = shlex.split(operations.command_for(config))
     assert words[:2] == ["softprompt", "train"]
     options: argparse.Namespace = cli._parser().parse_args(words[1:])
-    assert cli._settings(options) == config
+    assert parse_config(cli._given(options)) == config

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from softprompt_core.plans import Row, plan
+from softprompt_core.plans import Row, divided, plan
 
 TWO = [Row([7, 8], ([9, 10, 0], [11, 0])), Row([5], ([6, 0],))]
 
@@ -44,3 +46,35 @@ def test_pefts_lines_are_as_wide_as_the_longest_row_at_least():
 )
 def test_tokens_are_those_that_are_computed(layout, tokens):
     assert plan([TWO], prompt_length=3, layout=layout).tokens == tokens
+
+
+# ------------------------------------------------------------ steps in parts
+
+ROWS = st.lists(
+    st.builds(lambda text, label: Row([1] * text, ([2] * label,)), st.integers(1, 300), st.integers(1, 5)),
+    min_size=1, max_size=40,
+)
+LAYOUTS = st.sampled_from(["packed", "cached", "concatenated", "encoder_decoder"])
+
+
+@given(ROWS, LAYOUTS, st.integers(0, 200), st.integers(1, 5_000), st.integers(1, 60))
+def test_every_row_is_in_one_part_in_order_and_no_part_is_too_large(rows, layout, length, tokens, predictions):
+    parts = divided(rows, prompt_length=length, layout=layout, tokens=tokens, predictions=predictions)
+    assert [row for part in parts for row in part] == rows
+    assert all(parts)
+    for part in parts:
+        lines = plan([part], prompt_length=length, layout=layout)
+        fed = lines.tokens if layout == "packed" else lines.ids.size
+        assert len(part) == 1 or (fed <= tokens and len(lines.target) <= predictions)
+
+
+@given(ROWS, LAYOUTS)
+def test_what_fits_stays_whole(rows, layout):
+    assert divided(rows, prompt_length=20, layout=layout, tokens=10**6, predictions=10**6) == [rows]
+
+
+@pytest.mark.parametrize(("layout", "parts"), [("packed", 4), ("concatenated", 8)])
+def test_a_batch_of_four_thousand_rows_goes_in_a_few_parts(layout, parts):
+    rows = [Row([1] * 12, ([2, 3],))] * 4_096
+    found = divided(rows, prompt_length=16, layout=layout, tokens=16_384, predictions=10**6)
+    assert len(found) == parts

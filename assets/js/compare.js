@@ -97,10 +97,10 @@ function showVerdict({ rows, verdict, interval }) {
     const pane = state.panes.get(row.name);
     if (row.is_arm && pane) { line.style.setProperty('--sp-mine', pane.colour); name.append(make('i', 'key')); }
     name.append(row.name);
-    const [runs, size, seconds, accuracy, loss] = row.cells.map((cell) => make('td', '', cell));
+    const [accuracy, ...others] = row.cells.map((cell) => make('td', '', cell));
     const picture = make('td', 'picture');
     picture.append(spreadOf(row, place));
-    line.append(name, runs, size, seconds, accuracy, picture, loss);
+    line.append(name, accuracy, picture, ...others);
     return line;
   }));
 }

@@ -50,10 +50,13 @@ function looks() {
 }
 
 function traces() {
-  const style = looks(), alone = ids.length === 1, found = [];
+  const style = looks(), alone = ids.length === 1, found = [], named = new Set();
+  const isShort = chart.clientWidth < 600 && ids.length > 4;      // no room for every seed's name
   for (const id of ids) {
-    const run = runs.get(id), look = style.get(id);
-    const label = alone ? '' : escapeText(`${armOf(run)} · seed ${run.seed}`);
+    const run = runs.get(id), look = style.get(id), arm = armOf(run);
+    const label = alone ? '' : escapeText(isShort ? arm : `${arm} · seed ${run.seed}`);
+    const isNamed = !isShort || !named.has(arm);
+    named.add(arm);
     const hover = alone ? '' : `<br>${escapeText(run.name)}`;
     run.trace = {};
     if (alone) {
@@ -63,7 +66,7 @@ function traces() {
     }
     run.trace.smooth = found.length;
     found.push({x: run.sx ?? [], y: run.sy ?? [], mode: 'lines', legendgroup: id,
-      name: alone ? `train, mean of ${run.window ?? 'some'} steps` : label,
+      name: alone ? `train, mean of ${run.window ?? 'some'} steps` : label, showlegend: isNamed,
       line: {color: look.colour, width: 2, dash: look.dash},
       hovertemplate: `step %{x}: %{y:.4f}<extra>train, smoothed${hover}</extra>`});
     run.trace.validation = found.length;

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from softprompt_core.errors import UserError
 from softprompt_core.inspection.effect import Effect
 from softprompt_core.models import BaseModel
 
@@ -36,8 +37,14 @@ def forward(
     """The model's output for [prompt | text] of every row; prompt: [P, H], differentiable.
 
     visible: [P], virtual tokens that nothing may look at are False; positions stay as they are. Rows are padded on
-    the right: N × (P + T). `module` stands in for the base model's (`showing_attention`).
+    the right: N × (P + T). `module` stands in for the base model's (`showing_attention`). Raises UserError for an
+    encoder–decoder.
     """
+    if base.is_encoder_decoder:
+        raise UserError(
+            f"Model {base.name!r} is an encoder–decoder; this reading is made for models that read prompt, text and "
+            "answer as one line. Its nearest words, map and retention ladder can be read."
+        )
     width = max(map(len, texts))
     ids = torch.zeros(len(texts), width, dtype=torch.long)
     there = torch.zeros(len(texts), len(prompt) + width, dtype=torch.long)

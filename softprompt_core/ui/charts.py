@@ -201,6 +201,7 @@ def neutral(cell: Any) -> Any:
 def summary_payload(infos: Sequence[RunInfo]) -> dict[str, Any]:
     """A comparison as the page's table: a row an arm, then what needs no training; accuracies between 0 and 1.
 
+    Its cells: accuracy, loss, trained numbers, seconds, runs.
     The interval of an arm is that of its mean over seeds; with one seed, that of its accuracy over the test rows.
     """
     arms: dict[str, list[RunInfo]] = {}
@@ -213,7 +214,7 @@ def summary_payload(infos: Sequence[RunInfo]) -> dict[str, Any]:
         if (figures := found.get(key)) and figures.get("accuracy") is not None:
             rows.append({
                 "name": title[0].upper() + title[1:], "is_arm": False, "mean": number(figures["accuracy"]), "low": None,
-                "high": None, "dots": [], "cells": ["", "0", "", percent(figures["accuracy"]), loss_text(figures)],
+                "high": None, "dots": [], "cells": [percent(figures["accuracy"]), loss_text(figures), "0", "", ""],
             })
     spans = {len(row["dots"]) > 1 for row in rows if row["is_arm"] and row["dots"]}
     return {"rows": rows, "interval": "over seeds" if spans == {True} else "over test rows" if spans else ""}
@@ -234,9 +235,9 @@ def _arm_row(name: str, infos: Sequence[RunInfo]) -> dict[str, Any]:
     losses = [result["eval_loss"] for result in results if result.get("eval_loss") is not None]
     sizes = [result["trainable_parameters"] for result in results if result.get("trainable_parameters") is not None]
     cells = [
+        percent(mean) + between, f"{np.mean(losses):.3f}" if losses else "–", f"{max(sizes):,}" if sizes else "–",
+        f"{np.mean(seconds):.0f}" if seconds else "–",
         str(len(results)) if len(results) == len(infos) else f"{len(results)} of {len(infos)}",
-        f"{max(sizes):,}" if sizes else "–", f"{np.mean(seconds):.0f}" if seconds else "–", percent(mean) + between,
-        f"{np.mean(losses):.3f}" if losses else "–",
     ]
     return {
         "name": name, "is_arm": True, "mean": number(mean), "low": number(low), "high": number(high), "cells": cells,

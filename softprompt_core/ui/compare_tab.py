@@ -174,7 +174,7 @@ def _shared_form(context: Context) -> tuple[dict[str, Any], gr.Number]:
             name: gr.Number(
                 getattr(defaults, name), precision=None if name == "lr" else 0, min_width=110,
                 step=form.LR_STEP if name == "lr" else 1, label=sentence_case(name), elem_id=f"compare-{name}",
-                info="of soft prompts" if name == "lr" else allowed(name),
+                info="of prompt tuning" if name == "lr" else allowed(name),
             )
             for name in ("steps", "virtual_tokens", "lr")
         }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from softprompt_core.jobs.protocol import Runner
 from softprompt_core.store import Store
+from softprompt_core.studies import Readings
 
 
 @dataclass(frozen=True)
@@ -15,3 +17,8 @@ class Context:
     store: Store
     runner: Runner
     device: str = "auto"
+
+    @cached_property
+    def readings(self) -> Readings:
+        """The readings that need the model, made in the background."""
+        return Readings(self.store)

@@ -94,7 +94,7 @@ def main_form(context: Context) -> TrainForm:
         fields["lr"] = form.number("lr", info=None, step=form.LR_STEP)
     with gr.Row(elem_id="train-go-row"):
         go = gr.Button("Train", variant="primary", size="lg", elem_id="train-go", scale=3, min_width=140)
-        check = gr.Button("Check first", size="lg", elem_id="train-check", scale=1, min_width=110)
+        check = gr.Button("Check", size="lg", elem_id="train-check", scale=1, min_width=110)
     report = gr.HTML("", elem_id="train-report")
     with gr.Accordion("More settings", open=False, elem_id="train-more"):
         fields |= _folded(context)
@@ -251,7 +251,7 @@ def _wire_check(context: Context, parts: TrainForm) -> None:
             report = preflight_html(operations.preflight(config, store=context.store, may_load=True))
         except Exception as error:      # in place: it may be long, and is to be read while the form is mended
             report = notice(sentence(error, root=root, doing="checking the settings"))
-        return report, gr.Button("Check first", interactive=True)
+        return report, gr.Button("Check", interactive=True)
 
     said = [parts.report, parts.check]
     parts.check.click(wait, None, said, queue=False, **QUIET).then(look, inputs, said, **QUIET)

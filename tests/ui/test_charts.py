@@ -120,10 +120,45 @@ def test_result_line_never_invents_figures(status: str, words: str) -> None:
     assert words in charts.result_line(info(status))
 
 
-def test_summary_shows_missing_figures_as_missing() -> None:
-    item = {"init": "text", "runs": 1, "accuracy_mean": 0.8, "accuracy_ci95_low": None, "accuracy_ci95_high": None,
-            "loss_mean": None, "loss_ci95_low": None, "loss_ci95_high": None}
-    assert charts.summary_rows({"summary": [item]}) == [["text", "1", "80.0 %", "–"]]
+def arm(method: str, *, init: str = "text", seed: int = 0, status: str = "done", **result: object) -> RunInfo:
+    config = {"method": method, "init": init, "seed": seed}
+    return RunInfo("r", "name", status, "g", 0.0, 0.0, config, dict(result), "", 5, 9)  # type: ignore[arg-type]
+
+
+def test_arms_are_called_by_what_tells_them_apart() -> None:
+    assert charts.arm_names([arm("prompt", init=i) for i in ("random", "sampled_vocab")]) == ["random", "sampled vocab"]
+    methods = [arm("prompt"), arm("lora"), arm("lora", seed=1)]
+    assert charts.arm_names(methods) == ["prompt tuning", "LoRA", "LoRA"]
+    both = [arm("prompt"), arm("prompt", init="random"), arm("full")]
+    assert charts.arm_names(both) == ["prompt tuning · text", "prompt tuning · random", "full fine-tuning"]
+
+
+def test_summary_has_a_row_an_arm_with_every_seed_and_the_baselines_beside_it() -> None:
+    baselines = {"majority": {"accuracy": 0.5}, "hand_written": None, "few_shot": {"accuracy": 0.6, "loss": 1.0}}
+    tested = {"eval_loss": 0.5, "seconds": 10.0, "trainable_parameters": 5_120, "baselines": baselines}
+    found = charts.summary_payload([
+        arm("prompt", eval_accuracy=0.7, **tested), arm("prompt", seed=1, eval_accuracy=0.8, **tested),
+        arm("lora", eval_accuracy=0.9, **tested), arm("lora", seed=1, status="failed"),
+    ])
+    prompt, lora, *others = found["rows"]
+    assert prompt["dots"] == [[0, 0.7], [1, 0.8]]
+    assert prompt["mean"] == 0.75
+    assert (prompt["low"], prompt["high"]) == (0.1147, 1.0)     # t(1) × 0.0707 / √2 around it, within 0 … 1
+    assert prompt["cells"] == ["75.0 % (11.5–100.0)", "0.500", "5,120", "10", "2"]
+    assert lora["cells"][-1] == "1 of 2"
+    assert [(row["name"], row["is_arm"], row["mean"]) for row in others] == [
+        ("The majority class", False, 0.5), ("A few examples", False, 0.6),
+    ]
+
+
+def test_summary_of_one_seed_has_the_interval_of_its_test_rows_and_missing_figures_stay_missing() -> None:
+    found = charts.summary_payload([
+        arm("prompt", eval_accuracy=0.8, eval_accuracy_low=0.7, eval_accuracy_high=0.87), arm("full", status="failed"),
+    ])
+    assert found["interval"] == "over test rows"
+    assert found["rows"][0]["cells"] == ["80.0 % (70.0–87.0)", "–", "–", "–", "1"]
+    assert found["rows"][1]["mean"] is None
+    assert found["rows"][1]["cells"] == ["–", "–", "–", "–", "0 of 1"]
 
 
 def test_json_survives_lone_surrogates_and_numbers_that_are_none() -> None:

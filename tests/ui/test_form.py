@@ -10,7 +10,8 @@ import pytest
 
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
-from softprompt_core.ui import form
+from softprompt_core.presets import list_presets
+from softprompt_core.ui import form, train_form
 
 FIELDS = list(TrainConfig.model_fields)
 
@@ -52,3 +53,31 @@ def test_uploads_of_one_name_are_told_apart_by_their_time(tmp_path: Path) -> Non
     newer, older = (name for name, _ in form.uploads(tmp_path / "runs"))
     assert newer != older
     assert all(re.fullmatch(r"train\.csv \(uploaded \d\d \w+ \d\d:\d\d:\d\d\)", name) for name in (newer, older))
+
+
+def test_what_does_not_apply_is_neither_shown_nor_read() -> None:
+    shown = {"method": "lora", "init": "from_run", "init_run": "old", "lora_rank": 4, "virtual_tokens": 7, "lr": 0.1}
+    config = form.read(list(shown), list(shown.values()))
+    assert (config.method, config.init, config.init_run, config.lora_rank) == ("lora", "text", None, 4)
+    prompt = form.read(list(shown), list((shown | {"method": "prompt"}).values()))
+    assert (prompt.init_run, prompt.virtual_tokens) == ("old", 7)
+    assert form.applies("init_run", method="prompt", init="from_run")
+    assert not form.applies("init_run", method="prompt", init="text")
+
+
+def test_every_setting_has_a_component_that_fits_it() -> None:
+    for name in FIELDS:
+        assert form.field(name).elem_id == f"train-{name}"
+    assert form.field("peft_positions").value is False
+
+
+def test_every_preset_fills_a_form_that_reads_back_as_the_recipe() -> None:
+    for preset in list_presets():
+        config = preset.config()
+        assert form.read(FIELDS, form.fill(FIELDS, config)) == config
+
+
+def test_recipe_is_shown_in_a_line_and_escaped() -> None:
+    shown = train_form.preset_html("For <T5>: more. And more.", "https://example.org/a&b")
+    assert "<summary>For &lt;T5&gt;</summary><p>more. And more.</p>" in shown
+    assert "a&amp;b" in shown

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from softprompt_core.config import TrainConfig
-from softprompt_core.records import EndRecord, StepRecord
+from softprompt_core.records import EndRecord, ResumeRecord, StepRecord
 from softprompt_core.store import Store
 from softprompt_core.ui import live
 
@@ -81,3 +81,16 @@ def test_malformed_questions_are_ignored(tmp_path: Path) -> None:
     ask = live.curve_source(Store(tmp_path))
     for asked in (None, "x", [1], [["a"]], [["a", "b", "c"]], [["../x", 0, 0]], {"a": 1}):
         assert all(item.get("gone") for item in ask(asked)["runs"])
+
+
+def test_run_that_goes_back_to_a_checkpoint_says_so_by_its_step(tmp_path: Path) -> None:
+    store, run_id, losses = filled(tmp_path, steps=300)
+    store.append([EndRecord(run_id, "interrupted")])
+    assert live.run_news(store, run_id, 300, 0)["ended"]
+    store.requeue(run_id, owner="me")
+    store.append([ResumeRecord(run_id, 200)])
+    news = live.run_news(store, run_id, 300, 0)
+    assert (news["step"], news["ended"]) == (200, False)
+    assert live.run_news(store, run_id, 0, 0)["cursor"] == 200
+    add(store, run_id, losses, 200, 300)
+    assert live.run_news(store, run_id, 0, 0)["cursor"] == 300

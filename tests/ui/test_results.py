@@ -72,3 +72,28 @@ def test_words_tell_an_echo_from_a_new_word() -> None:
 def test_log_is_escaped_and_says_what_to_expect_when_empty() -> None:
     assert "[warning] 3 rows &lt;cut&gt;" in results.log_html([(0.0, LogRecord("r", "warning", "3 rows <cut>"))])
     assert "Nothing yet" in results.log_html([])
+
+
+def test_warnings_of_a_run_are_shown_once_escaped_and_never_all_of_many() -> None:
+    logs = [(0.0, LogRecord("r", level, text)) for level, text in (
+        ("info", "data read"), ("warning", "layout <concatenated>"), ("warning", "layout <concatenated>"),
+        ("error", "It diverged."),
+    )]
+    shown = results.warnings_html(run("failed", reason="It diverged."), logs)
+    assert shown.count("<li>") == 1
+    assert "layout &lt;concatenated&gt;" in shown
+    assert results.warnings_html(run(), logs[:1]) == ""
+    many = results.warnings_html(run(), [(0.0, LogRecord("r", "warning", f"no {i}")) for i in range(9)])
+    assert many.count("<li>") == results.WARNINGS_SHOWN
+    assert "6 more warnings are in the run log" in many
+
+
+@pytest.mark.parametrize(
+    ("method", "what", "row"),
+    [("lora", "LoRA, rank 8", "LoRA in the model"), ("prefix", "prefix tuning, 20 virtual tokens", "this prefix"),
+     ("full", "full fine-tuning", "the model fine-tuned"), ("prompt", "text, 20 virtual tokens", "this soft prompt")],
+)
+def test_other_methods_are_called_by_their_name(method: str, what: str, row: str) -> None:
+    found = run(result=FIGURES, config=TrainConfig(method=method).model_dump())  # type: ignore[arg-type]
+    assert what in results.title_html(found)
+    assert row in results.result_html(found)

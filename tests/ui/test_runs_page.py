@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from softprompt_core import operations
 from softprompt_core.config import TrainConfig
 from softprompt_core.models import BUNDLED_FOLDER
 from softprompt_core.records import EndRecord, Snapshot, StartRecord, StepRecord
+from softprompt_core.ui.runs_tab import rows
 from tests.ui.conftest import App
 
 CONFIG = TrainConfig(steps=6, virtual_tokens=3, batch_size=4)
@@ -104,12 +106,61 @@ def test_an_imported_prompt_has_no_command_that_would_repeat_it(page: Page, app:
     expect(page.locator("#runs-download")).to_be_enabled()
 
 
+def test_stopped_run_is_resumed_and_a_finished_one_trained_on(page: Page, app: App, done: str) -> None:
+    broken = app.store.create(CONFIG, status="running")
+    app.store.append([EndRecord(broken, "interrupted", "The program ended before the run did.")])
+    choose(page, app, broken)
+    expect(page.locator("#runs-fork")).to_be_hidden()       # it has no prompt yet
+    page.locator("#runs-resume").click()
+    expect(page.get_by_test_id("toast-body")).to_contain_text("goes on")
+    assert app.wait_for_end(broken).status == "done"
+    expect(page.locator("#runs-resume")).to_be_hidden()
+
+    row = [info.run_id for info in app.store.runs()].index(done)
+    page.locator("#runs-table").get_by_test_id(f"cell-{row}-1").click()
+    expect(page.locator("#runs-resume")).to_be_hidden()
+    page.locator("#runs-fork").click()
+    expect(page.locator("#train-init_run input")).to_have_value(re.compile(done[-4:]))
+    expect(page.locator("#train-virtual_tokens input")).to_have_value("3")
+
+
+def test_rows_name_method_and_start_only_where_there_is_one(app: App, done: str) -> None:
+    lora = app.store.create(CONFIG.with_changes(method="lora"), status="done")
+    found = {row[-1]: row for row in rows([app.store.run(done), app.store.run(lora)])}
+    assert found[done][5:8] == ["prompt tuning", "text", "3"]
+    assert found[lora][5:8] == ["LoRA", "", ""]
+
+
 def test_run_started_and_stopped_over_http_is_on_the_page(page: Page, app: App) -> None:
     run_id = app.call("/train", {"steps": 5_000, "virtual_tokens": 3, "name": "from afar"})["run_id"]
     page.goto(app.url)
     expect(page.locator("#train-title")).to_contain_text("from afar")
     assert app.call("/stop", run_id) == {"run_id": run_id, "stopping": True}
-    assert app.wait_for_end(run_id).status == "stopped"
+    stopped = app.wait_for_end(run_id)
+    assert stopped.status == "stopped"
+    reached = stopped.step
+    assert app.call("/resume", run_id, reached + 2) == {"run_id": run_id}
+    ended = app.wait_for_end(run_id)
+    assert (ended.status, ended.step) == ("done", reached + 2)
+
+
+def test_comparison_over_http_is_a_group_on_the_compare_tab(page: Page, app: App) -> None:
+    answer = app.call("/compare", {"steps": 2, "virtual_tokens": 2}, ["text"], 1, ["prompt", "lora"])
+    infos = [app.wait_for_end(run_id) for run_id in answer["run_ids"]]
+    assert {info.group_id for info in infos} == {answer["group_id"]}
+    assert [(info.config["method"], info.status) for info in infos] == [("prompt", "done"), ("lora", "done")]
+    page.goto(app.url)
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    expect(page.locator("#compare-view .sp-cmp-verdict tbody tr").nth(1)).to_contain_text("LoRA")
+    expect(page.locator("#compare-view [data-arm='LoRA']")).to_contain_text("no virtual tokens")
+    expect(page.locator("#compare-view [data-arm='prompt tuning'] .sp-cmp-words li")).to_have_count(2)
+    page.locator("#compare-view .sp-cmp-verdict").scroll_into_view_if_needed()
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    row = [info.run_id for info in app.store.runs()].index(answer["run_ids"][1])
+    page.locator("#runs-table").get_by_test_id(f"cell-{row}-1").click()
+    expect(page.locator("#runs-inspect")).to_be_visible()
+    page.locator("#runs-inspect").click()
+    expect(page.locator("#inspect-view .sp-in-note")).to_contain_text("no virtual tokens")
 
 
 def test_endpoints_answer_and_refuse_in_words(app: App, done: str) -> None:
@@ -122,12 +173,19 @@ def test_endpoints_answer_and_refuse_in_words(app: App, done: str) -> None:
     assert all(row["label"] in ("complaint", "no complaint") for row in rows)
     with zipfile.ZipFile(app.call("/export", done)) as archive:
         assert f"{done}/adapter_config.json" in archive.namelist()
+    checked = app.call("/preflight", {"steps": 4, "lr": 5.0})
+    assert checked["steps"] == 4
+    assert any("learning rate" in warning for warning in checked["warnings"])
     for endpoint, arguments, words in (
         ("/train", [{"steps": 0}], "steps: 0 was given"),
         ("/train", [{"stepz": 5}], "unknown settings: stepz"),
         ("/train", ["steps"], "not an object"),
         ("/status", ["../../etc"], "There is no run"),
         ("/predict", [done, []], "one or more texts"),
+        ("/resume", [done], "is done"),
+        ("/compare", [{}, ["text"], 0], "seeds"),
+        ("/compare", [{}, ["text"], 1, ["adapter"]], "methods"),
+        ("/preflight", [{"steps": 0}], "steps: 0 was given"),
     ):
         with pytest.raises(Exception, match=words):
             app.call(endpoint, *arguments)

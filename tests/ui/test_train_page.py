@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from softprompt_core.config import TrainConfig
+from softprompt_core.records import EndRecord, LogRecord, StepRecord
 from tests.ui.conftest import App
 
 CURVE = """() => {
@@ -21,11 +23,17 @@ HAS_POINTS = """least => {
   return (plot?._fullData?.[0]?.x?.length ?? 0) >= least;
 }"""
 RANGE = "() => document.querySelector('#train-chart .js-plotly-plot')._fullLayout.xaxis.range"
-LONG, LONGER = 2_000, 3_000
+LONG, LONGER, LONGEST = 2_000, 3_000, 4_000
 
 
 def set_number(page: Page, field: str, value: float) -> None:
     page.locator(f"#train-{field} input").fill(str(value))
+
+
+def pick(page: Page, field: str, option: str) -> None:
+    """Chooses an option of a drop-down."""
+    page.locator(f"#train-{field} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
 
 
 def open_ready(page: Page, app: App) -> None:
@@ -116,6 +124,102 @@ def test_reload_in_mid_run_keeps_every_point_and_zoom_survives_updates(page: Pag
     expect(page.locator("#train-chart .sp-tiles")).to_contain_text("stopped")
     expect(page.locator("#train-result")).to_contain_text("best prompt so far is kept")
     page.wait_for_function(HAS_POINTS, arg=run.step)
+
+
+def test_run_is_paused_stopped_resumed_and_trained_on_from(page: Page, app: App) -> None:
+    open_ready(page, app)
+    run_id = start(page, app, steps=LONGEST)
+    tiles, hold = page.locator("#train-chart .sp-tiles"), page.locator("#train-hold")
+    page.wait_for_function(HAS_POINTS, arg=3)
+    hold.click()
+    expect(tiles).to_contain_text("paused")
+    expect(hold).to_have_text("Resume")
+    reached = app.store.run(run_id).step
+    page.wait_for_timeout(500)
+    assert app.store.run(run_id).step == reached
+    hold.click()
+    expect(tiles).to_contain_text("running")
+    expect(hold).to_have_text("Pause")
+    page.locator("#train-stop").click()
+    stopped = app.wait_for_end(run_id).step
+    assert stopped >= reached
+    expect(page.locator("#train-stop")).to_be_hidden()
+    expect(hold).to_have_text("Resume")
+
+    hold.click()
+    expect(tiles).to_contain_text("running")
+    page.wait_for_function(HAS_POINTS, arg=stopped + 2)
+    page.locator("#train-stop").click()
+    app.wait_for_end(run_id)
+    assert [s.step for s in app.store.metrics(run_id)] == list(range(1, app.store.run(run_id).step + 1))
+
+    page.locator("#train-fork").click()
+    expect(page.locator("#train-init_run input")).to_have_value(re.compile(run_id[-4:]))
+    set_number(page, "steps", 3)
+    page.locator("#train-go").click()
+    expect(tiles).to_contain_text("/ 3")
+    forked = app.wait_for_end(app.newest().run_id)
+    assert (forked.config["init"], forked.config["init_run"], forked.status) == ("from_run", run_id, "done")
+
+
+def test_method_and_preset_fill_the_form_and_show_only_what_applies(page: Page, app: App) -> None:
+    open_ready(page, app)
+    below = page.locator("#train-go").bounding_box()
+    assert below is not None
+    assert below["y"] + below["height"] <= 725      # a newcomer sees the button on a small screen without scrolling
+    expect(page.locator("#train-lora_rank")).to_be_hidden()
+    pick(page, "method", "LoRA")
+    expect(page.locator("#train-lora_rank")).to_be_visible()
+    expect(page.locator("#train-lr input")).to_have_value("0.002")
+    for field in ("virtual_tokens", "init", "init_run"):
+        expect(page.locator(f"#train-{field}")).to_be_hidden()
+    expect(page.locator("#train-preview .sp-virtual")).to_have_count(0)
+
+    pick(page, "preset", "Lester et al. 2021")
+    expect(page.locator("#train-preset-note")).to_contain_text("introduced prompt tuning")
+    page.locator("#train-preset-note summary").click()
+    expect(page.locator("#train-preset-note")).to_contain_text("https://arxiv.org/abs/2104.08691")
+    expect(page.locator("#train-method input")).to_have_value("prompt tuning")
+    expect(page.locator("#train-lr input")).to_have_value("0.3")
+    expect(page.locator("#train-virtual_tokens input")).to_have_value("100")
+    expect(page.locator("#train-lora_rank")).to_be_hidden()
+    expect(page.locator("#train-preview")).to_contain_text("100 × virtual token")
+    expect(page.locator("#train-data input")).to_have_value("complaints")
+    page.locator("#train-more > button").click()
+    expect(page.locator("#train-optimizer input")).to_have_value("adafactor")
+    expect(page.locator("#train-batch_size input")).to_have_value("32")
+
+
+def test_check_says_what_a_run_will_be_until_a_setting_changes(page: Page, app: App) -> None:
+    open_ready(page, app)
+    before = len(app.store.runs())
+    pick(page, "preset", "Quick look")      # its settings in the fold, which is closed, count as well
+    set_number(page, "lr", 5)
+    page.locator("#train-check").click()
+    report = page.locator("#train-report")
+    expect(report.locator("table")).to_contain_text("trainable parameters")
+    expect(report.locator("table")).to_contain_text("100, which is 2.5 passes")
+    expect(report.locator("li")).to_contain_text("learning rate")
+    set_number(page, "steps", 0)
+    expect(report.locator("table")).to_have_count(0)
+    page.locator("#train-check").click()
+    expect(report.locator("[role=alert]")).to_contain_text("steps: 0 was given")
+    expect(page.locator("#train-check")).to_be_enabled()
+    assert len(app.store.runs()) == before
+
+
+def test_run_that_diverges_says_why_beside_its_curve(page: Page, app: App) -> None:
+    run_id = app.store.create(TrainConfig(steps=50, name="too fast"), status="running")
+    app.store.append([
+        StepRecord(run_id, 1, 0.1, 2.0, 9.0, 1.0, 10, 0.1), LogRecord(run_id, "warning", "layout <b>fallback</b>"),
+        LogRecord(run_id, "error", "The loss stopped being a number at step 2."),
+        EndRecord(run_id, "failed", "The loss stopped being a number at step 2."),
+    ])
+    open_ready(page, app)
+    expect(page.locator("#train-title")).to_contain_text("too fast")
+    expect(page.locator("#train-warnings li")).to_have_text(["layout <b>fallback</b>"])
+    expect(page.locator("#train-result [role=alert]")).to_contain_text("stopped being a number at step 2")
+    expect(page.locator("#train-hold")).to_have_text("Resume")
 
 
 def test_closing_the_tab_never_stops_training(page: Page, app: App) -> None:
