@@ -217,7 +217,8 @@ def peft_losses(config: TrainConfig, start: torch.Tensor, *, steps: int) -> list
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = model(**left_padded([examples[i] for i in order.next()], tokens, base.device)).loss
+        batch = left_padded([examples[i] for i in order.next()], tokens, base.device, width=config.max_tokens)
+        loss = model(**batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
@@ -226,10 +227,12 @@ def peft_losses(config: TrainConfig, start: torch.Tensor, *, steps: int) -> list
     return losses
 
 
-def left_padded(examples: list[Example], tokens: TokenisedTask, device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch as the example makes it: padded on the left to its longest row, labels only on the target."""
+def left_padded(
+    examples: list[Example], tokens: TokenisedTask, device: torch.device, *, width: int
+) -> dict[str, torch.Tensor]:
+    """A batch as the example makes it: padded on the left to `width` tokens, labels only on the target."""
     targets = [tokens.label_ids[example.label] for example in examples]
-    width = max(len(e.context) + len(t) for e, t in zip(examples, targets, strict=True))
+    width = max(width, *(len(e.context) + len(t) for e, t in zip(examples, targets, strict=True)))
     ids, mask, labels = [], [], []
     for example, target in zip(examples, targets, strict=True):
         sequence = [*example.context, *target]

@@ -144,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--top", default="10", help="neighbours of each token")
     inspect.add_argument("--metric", default="cosine", help=", ".join(METRICS))
     inspect.add_argument("--correction", default="none", help=", ".join(CORRECTIONS))
+    inspect.add_argument("--readings", metavar="all|NAMES", help="measure what the prompt does, too (minutes): all, or "
+                         "comma-separated out of ladder, signature, tokens, attributions, attention, says_of_itself; "
+                         "what has been measured before is shown anyway")
+    inspect.add_argument("--report", metavar="FILE", help="write the whole inspection as one HTML page")
     evaluate = add("eval", "Test a run's prompt on labelled data.", _eval, _show_figures)
     evaluate.add_argument("prompt", metavar="RUN")
     evaluate.add_argument("--data", help="left out: the run's own test rows")
@@ -343,26 +347,76 @@ class _Progress:
 
 
 def _inspect(options: argparse.Namespace, store: Store) -> dict[str, Any]:
-    from softprompt_core import operations
+    from softprompt_core import studies
 
     switches: dict[str, Any] = {
         "top": _whole(options.top, "top"),
         "metric": _one_of(options.metric, "metric", METRICS),
         "correction": _one_of(options.correction, "correction", CORRECTIONS),
     }
-    path = Path(options.prompt)
-    if store.has_run(options.prompt) or not os.path.exists(path):
-        return operations.inspect_run(store, options.prompt, **switches)
+    is_run = store.has_run(options.prompt) or not os.path.exists(options.prompt)
+    if is_run:
+        names = [] if options.readings is None else _reading_names(options.readings)
+        document = studies.inspection_with_readings(
+            store, options.prompt, names=names, on_share=_show_share, **switches
+        )
+    elif options.readings is not None:
+        raise UserError("--readings needs a run with its data. 'softprompt import' makes a run of a prompt.")
+    else:
+        document = _inspect_file(options, switches)
+    if options.report is not None:
+        _write_report(options, store, document, is_run=is_run)
+    return document
+
+
+def _inspect_file(options: argparse.Namespace, switches: dict[str, Any]) -> dict[str, Any]:
+    """The `inspect` document of a prompt that is no run."""
+    from softprompt_core import operations, studies
     from softprompt_core.adapters import check_fits, import_prompt
     from softprompt_core.models import load_model
 
-    found = import_prompt(path)
+    found = import_prompt(Path(options.prompt))
     name = options.model or found.base_model
     if not name:
         raise UserError(f"{options.prompt!r} does not say which model it belongs to. Name it with --model.")
     base = load_model(name)
     check_fits(found.prompt, base)
-    return operations.inspect_prompt(base, found.prompt, **switches)
+    return operations.inspect_prompt(base, found.prompt, **switches) | {"readings": studies.no_readings()}
+
+
+def _reading_names(value: str) -> list[str]:
+    """The readings named by --readings, in their own order. Raises UserError for one that does not exist."""
+    from softprompt_core.studies import no_readings
+
+    known = list(no_readings())
+    wanted = known if value == "all" else _listed(value)
+    for name in wanted:
+        _one_of(name, "readings", ["all", *known])
+    if not wanted:
+        raise UserError(f"--readings: {value!r} was given; allowed are all or some of {', '.join(known)}.")
+    return [name for name in known if name in wanted]
+
+
+def _show_share(name: str, share: float) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{name}: {share:.0%}", file=sys.stderr)
+
+
+def _write_report(options: argparse.Namespace, store: Store, document: dict[str, Any], *, is_run: bool) -> None:
+    from softprompt_core.files import write_aside
+    from softprompt_core.inspection.report import report
+    from softprompt_core.ui.charts import result_line, run_facts
+
+    if is_run:
+        info = store.run(options.prompt)
+        page = report(document, title=info.name, line=result_line(info), facts=run_facts(info))
+    else:
+        page = report(document, title=Path(options.prompt).name)
+    try:
+        with write_aside(Path(options.report)) as file:
+            file.write(page)
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {options.report!r} ({error}). Name another file.") from None
 
 
 def _eval(options: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -466,6 +520,8 @@ def _show_inspect(document: dict[str, Any]) -> None:
         words = "  ".join(f"{n['token']} {n['score']:.2f}" for n in token["neighbours"][:5])
         z = "" if token["z"] is None else f"z {token['z']:.1f}"
         print(f"{token['index'] + 1:>4}  {z:<8}{'echo' if token['echo'] else '':<6}{words}")
+    trust = document["trust"]
+    print(("" if trust["score"] is None else f"Trust {trust['score']:.0f} of 100. ") + trust["sentence"])
 
 
 def _show_figures(document: dict[str, Any]) -> None:

@@ -66,17 +66,19 @@ def label_scores(
     length = prompt_length(lead)
     lengths = [len(ids) for ids in label_ids]
     layout = "cached" if isinstance(lead, Prefix) else layout_for(base, layout)
+    longest = max((len(context) for context in contexts), default=0) + max(lengths)
+    if layout == "packed" and base.window is not None and length + longest > base.window:
+        layout = "concatenated"     # a packed mask lifts the window, and words may be longer than what was checked
     if layout == "packed":
         costs = [len(context) + sum(lengths) for context in contexts]
     else:       # a line a label, each with the prompt and the text
         costs = [len(lengths) * (length + len(context) + max(lengths)) for context in contexts]
-    longest = max((len(context) for context in contexts), default=0) + max(lengths)     # for PEFT's padding alone
     for chunk in _chunks(order, costs):
         if should_stop():
             raise Cancelled
         rows = [Row(contexts[i], label_ids) for i in chunk]
         with torch.inference_mode():
-            lines = plan([rows], prompt_length=length, layout=layout, padded_to=longest)
+            lines = plan([rows], prompt_length=length, layout=layout, padded_to=longest)    # for PEFT's padding alone
             found = continuation_scores(base, lead, lines)
         scores[chunk] = found.view(len(chunk), len(label_ids)).cpu().double().numpy()
     return scores

@@ -125,9 +125,11 @@ def _cached_logits(base: BaseModel, prompts: Prompts, lines: Plan) -> torch.Tens
     prompt_of = torch.from_numpy(lines.prompt_of).to(device)
 
     def of_lines(states: torch.Tensor | None) -> torch.Tensor | None:
-        if states is None or len(states) > 1:
-            return None if states is None else states[prompt_of]
-        return states.expand(len(prompt_of), -1, -1, -1)        # whose gradient is a plain sum
+        if states is None:
+            return None
+        if len(states) == 1:        # expanding copies nothing, and its gradient is a plain sum
+            return states.expand(len(prompt_of), *states.shape[1:])
+        return states[prompt_of]
 
     given = _given(base, prompts) if isinstance(prompts, Prefix) else _computed(base, prompts)
     past = [(of_lines(keys), of_lines(values)) for keys, values in given]

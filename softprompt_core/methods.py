@@ -6,6 +6,7 @@ Dropout is off in all of them, as it is for prompts: the base model stays in eva
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from softprompt_core.layouts import Prefix, prefix_left_by
 from softprompt_core.models import BaseModel
 from softprompt_core.records import Tensors
 
+_SEEDING = threading.Lock()
 Lead = torch.Tensor | Prefix
 """What stands before a text: a prompt [P, H], where P may be 0, or one prefix."""
 
@@ -252,8 +254,11 @@ def lora_targets(base: BaseModel) -> tuple[Any, str]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Modules that draw their start from torch's global generator draw it from this seed; it is put back after."""
-    with torch.random.fork_rng(devices=[]):
+    """Modules that draw their start from torch's global generator draw it from this seed; it is put back after.
+
+    One thread at a time, as all share that generator: a page's preflight must not change what a run starts with.
+    """
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
         yield
 

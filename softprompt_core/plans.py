@@ -67,6 +67,11 @@ class Plan:
         """Whether tokens of a line must not all see those before them."""
         return self.layout == "packed"
 
+    def tokens_of(self, k: int) -> int:
+        """How many of the computed tokens are prompt k's and its rows'."""
+        there = (self.text > -2).sum(1)
+        return round(self.tokens * int(there[self.prompt_of == k].sum()) / int(there.sum()))
+
 
 def plan(
     batches: Sequence[Sequence[Row]], *, prompt_length: int, layout: LayoutName, padded_to: int | None = None
@@ -108,13 +113,15 @@ def plan(
 
 
 def divided(
-    rows: Sequence[Row], *, prompt_length: int, layout: LayoutName, tokens: int, predictions: int
+    rows: Sequence[Row], *, prompt_length: int, layout: LayoutName, tokens: int, predictions: int,
+    padded_to: int | None = None,
 ) -> list[list[Row]]:
     """The rows of one prompt in order, in parts of at most so many predictions and tokens, padding and prompts counted.
 
     As much goes into a part as there is room for; a row is a part by itself where it alone is more.
     """
     parts: list[list[Row]] = []
+    least = prompt_length + (padded_to or 0) if layout == "peft" else 0
     total = line = width = predicted = 0
     for row in rows:
         predicts = sum(map(len, row.continuations))
@@ -125,7 +132,7 @@ def divided(
             after = (len(parts[-1]) + 1) * max(width, size + prompt_length)
         if not parts or after > tokens or predicted + predicts > predictions:
             parts.append([])
-            after, begins_line, width, predicted = size + prompt_length, True, 0, 0
+            after, begins_line, width, predicted = max(least, size + prompt_length), True, least, 0
         parts[-1].append(row)
         total, width, predicted = after, max(width, size + prompt_length), predicted + predicts
         line = size + (prompt_length if begins_line else line)

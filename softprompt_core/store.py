@@ -250,7 +250,7 @@ class Store:
             for run_id in run_ids:
                 changed = db.execute(
                     "UPDATE runs SET heartbeat = ?, owner = ?, reason = iif(status = 'interrupted', '', reason), "
-                    "status = iif(status = 'interrupted', ?, status) "
+                    "status = iif(status = 'interrupted', iif(is_asked_to_pause, 'paused', ?), status) "
                     "WHERE run_id = ? AND (owner IS NULL OR owner = ?)",
                     (self._clock(), owner, status, run_id, owner),
                 ).rowcount

@@ -21,7 +21,7 @@ import numpy as np
 
 from softprompt_core.errors import UserError
 from softprompt_core.files import read_tensors, write_json, write_tensors
-from softprompt_core.records import FloatArray, RunInfo
+from softprompt_core.records import EndRecord, FloatArray, RunInfo, Snapshot, StartRecord
 from softprompt_core.store import Store
 
 if TYPE_CHECKING:
@@ -164,10 +164,14 @@ def _said(error: Exception, run_id: str) -> str:
     return f"A fault in the program ({type(error).__name__}); see the log."
 
 
-def read(store: Store, run_id: str, names: Sequence[str] | None = None) -> dict[str, Any]:
+def read(
+    store: Store, run_id: str, names: Sequence[str] | None = None, *,
+    on_share: Callable[[str, float], None] = lambda name, share: None,
+) -> dict[str, Any]:
     """The documents of these readings (all of them, left out), made now or taken from the run's folder.
 
-    A reading that cannot be made is {"reason": sentence}.
+    A reading that cannot be made is {"reason": sentence}. on_share is told each reading's name and how much of it is
+    done, at most once for every tenth.
     """
     from softprompt_core.inspection.study import READINGS
 
@@ -176,8 +180,11 @@ def read(store: Store, run_id: str, names: Sequence[str] | None = None) -> dict[
     found: dict[str, Any] = {}
     for name in names or READINGS:
         try:
-            for _ in making(store, run_id, name, subject, key):
-                pass
+            told = 0
+            for share in making(store, run_id, name, subject, key):
+                if int(10 * share) > told:
+                    told = int(10 * share)
+                    on_share(name, share)
             found[name] = kept(store, run_id, name, key)
         except UserError as error:
             found[name] = {"reason": str(error)}
@@ -247,6 +254,14 @@ def kept(store: Store, run_id: str, name: str, key: str) -> dict[str, Any] | Non
         return None
 
 
+def kept_at(store: Store, run_id: str, name: str, key: str) -> str:
+    """What changes whenever a kept reading does; empty when none of this key is kept."""
+    if kept(store, run_id, name, key) is None:
+        return ""
+    path = store.folder(run_id) / "readings" / f"{task_of(store, run_id, name).name}.json"
+    return str(path.stat().st_mtime_ns)
+
+
 def _joined(key: str, task: Task) -> str:
     return key + (f"-{hashlib.sha256(task.beside).hexdigest()[:16]}" if task.beside else "")
 
@@ -259,19 +274,39 @@ def twin_prompt(store: Store, run_id: str) -> FloatArray:
     return read_tensors(path)[0]["prompt_embeddings"]
 
 
+def keep_twin(store: Store, run_id: str) -> str:
+    """The id of a new run whose prompt is the twin made last; it has a run's figures only when evaluated.
+
+    Raises UserError when no twin was made.
+    """
+    vectors, config = twin_prompt(store, run_id), store.config(run_id)
+    changes = {"name": f"wayward twin of {store.run(run_id).name}"[:100], "init": "random", "init_text": None}
+    made = store.create(config.with_changes(**changes), status="running")
+    snapshot = Snapshot(made, config.steps, vectors, "selected")
+    store.append([StartRecord(made, store.facts(run_id)), snapshot, EndRecord(made, "done", "A wayward twin.", {})])
+    return made
+
+
 def kept_readings(store: Store, run_id: str) -> dict[str, dict[str, Any] | None]:
     """Every reading by name: what is kept with the run, None for what has not been made. The model is loaded only
     where something is kept."""
+    found = no_readings()
+    if not (store.folder(run_id) / "readings").is_dir():
+        return found
+    key = key_of(subject_of(store, run_id))
+    return {name: kept(store, run_id, name, key) for name in found}
+
+
+def no_readings() -> dict[str, dict[str, Any] | None]:
+    """Every reading by name, none of them made."""
     from softprompt_core.inspection.study import READINGS
 
-    if not (store.folder(run_id) / "readings").is_dir():
-        return dict.fromkeys(READINGS)
-    key = key_of(subject_of(store, run_id))
-    return {name: kept(store, run_id, name, key) for name in READINGS}
+    return dict.fromkeys(READINGS)
 
 
 def inspection_with_readings(
-    store: Store, run_id: str, *, names: Sequence[str] | None = None, **switches: Any
+    store: Store, run_id: str, *, names: Sequence[str] = (),
+    on_share: Callable[[str, float], None] = lambda name, share: None, **switches: Any,
 ) -> dict[str, Any]:
     """The `inspect` document of a run with `readings`, and with its `trust` where the ladder has been measured.
 
@@ -281,7 +316,7 @@ def inspection_with_readings(
     from softprompt_core.operations import inspect_run
 
     document = inspect_run(store, run_id, **switches)
-    made = read(store, run_id, names) if names else {}
+    made = read(store, run_id, names, on_share=on_share) if names else {}
     document["readings"] = {**kept_readings(store, run_id), **made}
     ladder = document["readings"]["ladder"]
     if ladder and "trust" in ladder:

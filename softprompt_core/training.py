@@ -20,7 +20,7 @@ from softprompt_core.config import PASS_SETTINGS, PROMPT_METHODS, TrainConfig
 from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Cancelled, Evaluation, evaluate
-from softprompt_core.layouts import batch_losses, prompt_length
+from softprompt_core.layouts import batch_losses
 from softprompt_core.methods import build_method, joined
 from softprompt_core.models import BaseModel, embedding_table, load_model
 from softprompt_core.optimisers import build_optimizer
@@ -153,13 +153,13 @@ def train(
         yield LogRecord(run.run_id, level, f"layout {choice.name}: {choice.reason}")
     resume = {}     # read by now, and perhaps several times as large as the model
 
-    outcomes = Outcomes(base, tokens, choice.name, is_for_words=first.method in PROMPT_METHODS)
+    outcomes = Outcomes(base, tokens, choice.scoring, is_for_words=first.method in PROMPT_METHODS)
     facts = _shared_facts(base, tokens, choice.name)
     done: list[tuple[Running, str, float]] = []
     started, live = clock(), clock()
     try:
         for run in [r for r in active if r.step]:       # a look that was cut short before the checkpoint
-            yield from _look(run, tokens, choice.name, control, is_live=True)
+            yield from _look(run, tokens, choice.scoring, control, is_live=True)
         while active:
             yield from _hold(active, control, clock, started)
             if all(run.held_since is not None for run in active):
@@ -183,7 +183,7 @@ def train(
             is_live = clock() - live >= LIVE_SECONDS
             live = clock() if is_live else live
             for run in moving:
-                yield from _look(run, tokens, choice.name, control, is_live=is_live)
+                yield from _look(run, tokens, choice.scoring, control, is_live=is_live)
                 is_over = run.step >= run.config.steps or run.is_out_of_patience
                 if run.step % run.config.checkpoint_interval == 0 or is_over:
                     yield run.checkpoint(seconds=clock() - started)
@@ -214,8 +214,8 @@ def trial(
 def _hold(active: list[Running], control: Control, clock: Callable[[], float], started: float) -> Iterator[Record]:
     """Holds the runs that are to pause, each with a checkpoint, and lets those go that are to go on."""
     for run in active:
-        is_paused = control.is_paused(run.run_id) and not control.is_stopped(run.run_id)
-        if is_paused == (run.held_since is not None):
+        is_paused = control.is_paused(run.run_id)
+        if is_paused == (run.held_since is not None) or control.is_stopped(run.run_id):
             continue
         if is_paused:
             run.held_since = clock()
@@ -249,15 +249,17 @@ def _step(
         which = [k for k, parts in enumerate(batches) if part < len(parts)]
         rows = [batches[k][part] for k in which]
         leads = joined([active[k].method.lead() for k in which])
-        found, lines = batch_losses(active[0].method.base, leads, rows, layout=layout)
+        # a part of a batch must be padded as wide as the whole, so PEFT's padding is always of the widest row allowed
+        found, lines = batch_losses(
+            active[0].method.base, leads, rows, layout=layout, padded_to=active[0].config.max_tokens
+        )
         # a part weighs as much as it has label tokens, so that 4 × 2 rows give what 1 × 8 gives
         shares = [sum(len(row.continuations[0]) for row in r) / counts[k] for k, r in zip(which, rows, strict=True)]
         weighted = found * found.new_tensor(shares)
         weighted.sum().backward()
         for place, (k, loss) in enumerate(zip(which, weighted.tolist(), strict=True)):
             losses[k] += loss
-            used[k] += sum(len(row.context) + len(row.continuations[0]) - 1 for row in rows[place])
-            used[k] += int((lines.prompt_of == place).sum()) * prompt_length(leads)
+            used[k] += lines.tokens_of(place)
     for k, run in enumerate(active):
         rate = learning_rate(run.config, run.step + 1)
         for group in run.optimizer.param_groups:
@@ -290,6 +292,7 @@ def _batches(run: Running, tokens: TokenisedTask, layout: LayoutName, *, among: 
         for part in divided(
             rows[start:start + size], prompt_length=run.config.virtual_tokens, layout=layout,
             tokens=PASS_TOKENS // among, predictions=PASS_LOGITS // base.vocab_size // among,
+            padded_to=run.config.max_tokens,
         )
     ]
 
@@ -456,7 +459,10 @@ def _choose(tokens: TokenisedTask, run: Running) -> Choice:
     batch = [examples[i] for i in order.next()]
     rows = [Row(e.context, (labels[e.label], labels[(e.label + 1) % len(labels)])) for e in batch]
     longest = tokens.longest_tokens + run.config.virtual_tokens
-    return choose_layout(run.method.base, joined([run.method.lead()]), [rows], longest_tokens=longest)
+    return choose_layout(
+        run.method.base, joined([run.method.lead()]), [rows], longest_tokens=longest,
+        peft_positions=run.config.peft_positions,
+    )
 
 
 def _about_the_data(runs: Mapping[str, TrainConfig], tokens: TokenisedTask) -> Iterator[LogRecord]:

@@ -18,6 +18,7 @@ from softprompt_core.evaluation import (
 )
 from softprompt_core.models import load_model
 from softprompt_core.tokenising import tokenise
+from tests.tiny import WINDOW, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,18 @@ def test_scores_do_not_depend_on_order_company_or_layout(base, tokens):
     packed = label_scores(base, some_prompt(base), contexts, tokens.label_ids, layout="packed")
     plain = label_scores(base, some_prompt(base), contexts[::-1], tokens.label_ids, layout="concatenated")[::-1]
     assert np.allclose(packed, plain, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "mistral"])
+def test_a_prompt_longer_than_the_attention_window_is_not_scored_in_packed_rows(family):
+    small = tiny_model(family)      # few-shot prompts may be so long where the trained prompt, and its layout, was not
+    contexts, labels = [tuple(range(5, 13 + i)) for i in range(3)], [(20, 21, 0), (30, 0)]
+    for length in (4, WINDOW + 6):
+        packed, plain = (
+            label_scores(small, some_prompt(small, length), contexts, labels, layout=layout)
+            for layout in ("packed", "concatenated")
+        )
+        assert np.allclose(packed, plain, rtol=1e-5, atol=1e-4)
 
 
 def test_figures_follow_from_the_scores(base, tokens):

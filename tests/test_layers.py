@@ -17,7 +17,7 @@ LAYERS = (
     {"config", "records", "visible", "templates", "files"},
     {"checkpoints"},
     {"store", "sources", "presets"},
-    {"models", "data", "initialisers", "plans"},
+    {"models", "data", "families", "initialisers", "plans"},
     {"encoder_decoder", "copies", "schedules", "tokenising", "trunk"},
     {"layouts"},
     {"self_check"},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,18 @@ from transformers import AutoModelForCausalLM
 
 from softprompt_core import copies, methods, operations, self_check
 from softprompt_core.config import METHODS, PROMPT_METHODS, TrainConfig
+from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.jobs.execute import execute, passes
 from softprompt_core.layouts import batch_losses
-from softprompt_core.methods import build_method, joined, restored_method
+from softprompt_core.methods import build_method, joined, restored_method, seeded
 from softprompt_core.models import BUNDLED_FOLDER, BaseModel, load_model
 from softprompt_core.plans import Row
 from softprompt_core.records import Checkpoint, EndRecord, StepRecord, Weights
 from softprompt_core.self_check import choose_layout
 from softprompt_core.store import Store
-from softprompt_core.training import Control, train
+from softprompt_core.tokenising import tokenise
+from softprompt_core.training import Control, train, trial
 from tests.test_encoder_decoder import tiny as tiny_encoder_decoder
 from tests.tiny import VOCABULARY, tiny_model
 
@@ -215,6 +219,20 @@ def test_start_comes_from_the_seed_alone(method):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(np.array_equal(one[name], same[name]) for name in one)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_starts_that_are_drawn_at_once_in_two_threads_are_those_of_their_seeds():
+    def drawn(seed):
+        with seeded(seed):
+            parts = []
+            for _ in range(200):
+                parts.append(torch.randn(10))
+                time.sleep(0)       # lets the other thread draw
+            return torch.cat(parts)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(drawn, [1, 2]))
+    assert all(torch.equal(together, drawn(seed)) for together, seed in zip(found, [1, 2], strict=True))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -425,3 +443,16 @@ def test_encoder_decoders_take_the_methods_too(method, family):
 def test_prefixes_are_for_causal_models():
     with pytest.raises(UserError, match=r"encoder–decoder.*Choose the method prompt"):
         built("prefix", tiny_encoder_decoder("t5"))
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_gradient_checkpointing_gives_the_same_steps(method, mail_csv):
+    losses = []
+    for is_on in (False, True):
+        config = settings(method, data=str(mail_csv), gradient_checkpointing=is_on)
+        base = load_model("bundled")
+        tokens = tokenise(load_task(config), base.tokenizer, config, context=base.context)
+        _, _, step = trial(config, base, tokens)
+        losses.append([step().loss for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][2] != pytest.approx(losses[0][0], rel=1e-3)

@@ -10,7 +10,7 @@ TWO = [Row([7, 8], ([9, 10, 0], [11, 0])), Row([5], ([6, 0],))]
 
 
 def test_long_batches_are_packed_into_several_lines():
-    batch = [Row([3] * 100, ([4, 0],)) for _ in range(12)]
+    batch = [Row([3 + i] * 100, ([4, 0],)) for i in range(12)]
     lines = plan([batch], prompt_length=5, layout="packed")
     assert len(lines.prompt_of) == 3
     assert lines.ids.shape[1] <= 512
@@ -20,6 +20,14 @@ def test_positions_are_contiguous_after_the_prompt():
     lines = plan([TWO], prompt_length=3, layout="packed")
     assert lines.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 3, 4]
     assert lines.ids[0].tolist() == [0, 0, 0, 7, 8, 9, 10, 11, 5, 6]
+
+
+def test_what_all_texts_of_a_prompt_begin_with_is_laid_out_once():
+    rows = [Row([7, 8, 9], ([4, 0],)), Row([7, 8], ([5, 0],)), Row([7, 8, 6], ([3],))]
+    lines = plan([rows], prompt_length=2, layout="packed")
+    assert lines.ids[0].tolist() == [0, 0, 7, 8, 9, 4, 8, 5, 8, 6]
+    assert lines.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 3, 4, 3, 4]
+    assert lines.text[0].tolist() == [-1, -1, -1, 0, 0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("layout", ["concatenated", "cached"])
@@ -54,16 +62,18 @@ ROWS = st.lists(
     st.builds(lambda text, label: Row([1] * text, ([2] * label,)), st.integers(1, 300), st.integers(1, 5)),
     min_size=1, max_size=40,
 )
-LAYOUTS = st.sampled_from(["packed", "cached", "concatenated", "encoder_decoder"])
+LAYOUTS = st.sampled_from(["packed", "cached", "concatenated", "peft", "encoder_decoder"])
 
 
 @given(ROWS, LAYOUTS, st.integers(0, 200), st.integers(1, 5_000), st.integers(1, 60))
 def test_every_row_is_in_one_part_in_order_and_no_part_is_too_large(rows, layout, length, tokens, predictions):
-    parts = divided(rows, prompt_length=length, layout=layout, tokens=tokens, predictions=predictions)
+    parts = divided(
+        rows, prompt_length=length, layout=layout, tokens=tokens, predictions=predictions, padded_to=120
+    )
     assert [row for part in parts for row in part] == rows
     assert all(parts)
     for part in parts:
-        lines = plan([part], prompt_length=length, layout=layout)
+        lines = plan([part], prompt_length=length, layout=layout, padded_to=120)
         fed = lines.tokens if layout == "packed" else lines.ids.size
         assert len(part) == 1 or (fed <= tokens and len(lines.target) <= predictions)
 

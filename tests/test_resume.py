@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from softprompt_core import operations, training
+from softprompt_core.cli import main
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Cancelled
+from softprompt_core.jobs import execute as execute_module
 from softprompt_core.jobs.execute import execute
 from softprompt_core.records import (
     Checkpoint,
@@ -419,3 +421,21 @@ def test_resume_record_comes_before_every_step(settings, whole):
     kinds = [type(r) for r in records]
     assert kinds.index(ResumeRecord) < kinds.index(StepRecord)
     assert StartRecord not in kinds
+
+
+def test_a_resume_that_starts_slowly_is_not_lost_to_a_program_that_takes_it_for_dead(
+    store, settings, monkeypatch, capsys
+):
+    run_id = ended(store, settings, status="stopped", step=5)
+    claim = Store.claim
+
+    def slow(self, run_ids, *, owner):
+        other = Store(store.root, clock=lambda: time.time() + 60)       # to which imports took longer than a lease
+        assert other.mark_interrupted() == [run_id]
+        return claim(self, run_ids, owner=owner)
+
+    monkeypatch.setattr(Store, "claim", slow)
+    monkeypatch.setattr(execute_module, "HEARTBEAT_SECONDS", 0.01)
+    arguments = ["resume", run_id, "--steps", "10", "--runs-dir", str(store.root), "--json"]
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert store.run(run_id).status == "done"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -334,6 +336,32 @@ def test_program_that_dies_while_it_writes_leaves_the_checkpoint_before(store):
     assert len(list(folder.iterdir())) == 2     # and goes with the next one
 
 
+def test_kill_at_any_moment_leaves_every_step_up_to_a_whole_checkpoint(store):
+    code = (
+        "import sys; from pathlib import Path; from softprompt_core.store import Store;"
+        "from tests.test_store import checkpoint, step\n"
+        "store, run_id, at = Store(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])\n"
+        "while True:\n"
+        "    at += 1\n"
+        "    store.append([step(run_id, at), checkpoint(run_id, at, size=2_000)])\n"
+        "    print(at, flush=True)"
+    )
+    run_id, drawn, at = store.create(TrainConfig()), random.Random(time.time_ns()), 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(store.root), run_id, str(at)], stdout=subprocess.PIPE
+        )
+        process.stdout.readline()
+        time.sleep(drawn.uniform(0, 0.1))
+        process.kill()
+        process.communicate()
+        at = store.checkpoints(run_id)[-1]
+        assert store.checkpoint(run_id).step == at      # the newest is whole
+        store.append([ResumeRecord(run_id, at)])
+        assert [record.step for record in store.metrics(run_id)] == list(range(1, at + 1))
+    assert store.logs(run_id) == []     # none was damaged
+
+
 def test_checkpoint_is_written_when_its_steps_are_safe(store):
     run_id = store.create(TrainConfig())
     with pytest.raises(sqlite3.Error):
@@ -438,6 +466,17 @@ def test_heartbeat_does_not_take_back_a_run_that_another_has_resumed(store, cloc
     assert store.heartbeat([run_id], owner="elsewhere:1:abcd") == [run_id]
     assert store.heartbeat([run_id], owner="here:1:efgh", status="queued") == []
     assert store.claim([run_id], owner="here:1:efgh")
+
+
+def test_heartbeat_takes_back_a_mistaken_interruption_of_a_pause(store, clock):
+    run_id = store.create(TrainConfig())
+    store.claim([run_id], owner="elsewhere:1:abcd")
+    store.ask_to_pause(run_id)
+    store.append([PauseRecord(run_id, 3, True)])
+    clock.now += 3_600
+    assert store.mark_interrupted() == [run_id]
+    store.heartbeat([run_id], owner="elsewhere:1:abcd")
+    assert store.run(run_id).status == "paused"
 
 
 def test_request_to_pause_reaches_another_store_and_can_be_taken_back(store):

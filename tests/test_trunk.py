@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from softprompt_core import self_check, trunk
+from softprompt_core import families, self_check, trunk
 from softprompt_core.layouts import batch_losses, continuation_scores
 from softprompt_core.plans import Row, plan
 from softprompt_core.self_check import choose_layout
@@ -125,7 +125,7 @@ def test_slopes_of_alibi_are_blooms(heads):
     from transformers.models.bloom.modeling_bloom import _get_alibi_slopes
 
     expected = _get_alibi_slopes(heads, torch.device("cpu"))
-    assert torch.allclose(trunk._slopes(heads, torch.device("cpu")), expected, rtol=1e-6)
+    assert torch.allclose(families._slopes(heads, torch.device("cpu")), expected, rtol=1e-6)
 
 
 def test_scoring_needs_no_gradient():

@@ -7,6 +7,7 @@ const view = { reading: null, asked: '', picked: null, frame: 0, follows: true, 
 const slider = at('.sp-in-time input'), play = at('.sp-in-play'), stepText = at('.sp-in-time output');
 const table = makeTable(at('.sp-in-tokens'), (i, keep) => pick(i, { from: 'table', keep }));
 const map = makeMap(at('.sp-in-stage'), (i) => pick(i, { from: 'map' }), (text, xyz) => showFound([{ text, xyz }]));
+const readings = makeReadings(element, (i, keep) => pick(i, { from: 'readings', keep }), (deltas) => table.deltas(deltas));
 
 function say(title, text) {
   const note = at('.sp-in-note');
@@ -18,6 +19,7 @@ function pick(index, { from, keep }) {
   view.picked = view.picked === index && !keep ? null : index;
   table.pick(view.picked, { scroll: from === 'map' });
   map.pick(view.picked);
+  readings.pick(view.picked);
 }
 
 function head({ about }) {
@@ -104,6 +106,8 @@ async function show(reading) {
   say('', '');
   head(reading);
   table.show(reading);
+  if (other) { table.deltas(null); readings.pick(null); }
+  readings.show(reading.about.run);
   if (view.picked !== null && view.picked >= reading.tokens.length) view.picked = null;
   table.pick(view.picked, { scroll: false });
   time();
@@ -206,6 +210,8 @@ for (const button of element.querySelectorAll('[data-save]')) {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
 }
+
+at('.sp-in-report').addEventListener('click', () => view.reading && readings.report());
 
 watch('value', () => { if ((props.value || '') !== view.asked) load(); });
 const beat = setInterval(() => {

@@ -5,6 +5,7 @@ function makeTable(root, onPick) {
   const rows = [];
   let order = { key: 'i', down: false };
   let tokens = [];
+  let added = null;     // by token: loss added when it is taken out, once that is measured
 
   const value = {
     i: (t) => t.i,
@@ -12,6 +13,7 @@ function makeTable(root, onPick) {
     z: (t) => t.z ?? -Infinity,
     norm: (t) => t.norm,
     echo: (t) => (t.echo === null ? -1 : Number(t.echo)),
+    delta: (t) => (added && added[t.i] ? added[t.i].delta : -Infinity),
     share: (t) => t.share[0],
   };
 
@@ -24,7 +26,7 @@ function makeTable(root, onPick) {
     button.type = 'button';
     button.setAttribute('aria-pressed', 'false');
     number.append(button);
-    const cells = ['near', 'z', 'norm', 'start', 'share'].map((name) => make('td', 'c-' + name));
+    const cells = ['near', 'z', 'norm', 'start', 'delta', 'share'].map((name) => make('td', 'c-' + name));
     row.append(number, ...cells);
     row.addEventListener('click', () => onPick(index));
     row.addEventListener('keydown', (event) => {
@@ -39,7 +41,7 @@ function makeTable(root, onPick) {
   }
 
   function fill({ row, button, cells }, token, words, shown) {
-    const [near, z, norm, start, share] = cells;
+    const [near, z, norm, start, delta, share] = cells;
     const weak = token.z !== null && token.z < WEAK_Z;
     row.classList.toggle('is-weak', weak);
     const [first, ...rest] = token.near;
@@ -62,8 +64,11 @@ function makeTable(root, onPick) {
     norm.replaceChildren(make('b', '', twoDigits(token.norm)), make('small', '', percentile), meter(token.pct === null ? null : token.pct / 100));
     const echo = token.echo === null ? 'start not kept' : token.echo ? 'echoes the start' : 'new';
     start.replaceChildren(make('b', '', token.start ?? '–'), make('small', token.echo ? 'sp-in-tag' : '', echo));
+    delta.hidden = !added;
+    const loss = added && added[token.i];
+    if (loss) delta.replaceChildren(make('b', '', (loss.delta < 0 ? '−' : '+') + Math.abs(loss.delta).toFixed(2)), make('small', '', loss.low.toFixed(2) + ' … ' + loss.high.toFixed(2)));
     share.replaceChildren(make('b', '', asPercent(token.share[0])), meter(token.share[0]));
-    cells.forEach((cell, n) => { cell.dataset.label = ['', 'z', 'norm', 'start', 'in picture'][n]; });
+    cells.forEach((cell, n) => { cell.dataset.label = ['', 'z', 'norm', 'start', 'without it', 'in picture'][n]; });
   }
 
   function ordinal(percentile) {
@@ -97,14 +102,24 @@ function makeTable(root, onPick) {
     });
   }
 
-  return {
+  let last = null;
+  const rendered = {
     show(reading) {
+      last = reading;
       tokens = reading.tokens;
       while (rows.length < tokens.length) rows.push(newRow(rows.length));
       const isDistance = reading.about.measure.startsWith('distance');      // scores grow with nearness: distances are negated
       const shown = (score) => twoDigits(isDistance ? -score : score);
       for (const token of tokens) fill(rows[token.i], token, reading.words, shown);
       sort();
+    },
+    // Ablations of the tokens in order, or null while they are not measured.
+    deltas(found) {
+      const known = found && Object.fromEntries(found.map((a) => [a.index, a]));
+      if (JSON.stringify(known) === JSON.stringify(added)) return;
+      added = known;
+      root.querySelector('th.c-delta').hidden = !added;
+      if (last) rendered.show(last);
     },
     pick(index, { scroll }) {
       rows.forEach(({ row, button }, n) => {
@@ -114,4 +129,5 @@ function makeTable(root, onPick) {
       if (scroll && index !== null && rows[index]) rows[index].row.scrollIntoView({ block: 'nearest' });
     },
   };
+  return rendered;
 }

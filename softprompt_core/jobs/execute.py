@@ -65,19 +65,24 @@ def execute(
     """
     with beating(store, list(runs), control, owner=owner):
         ended: set[str] = set()
+
+        def end_the_rest(reason: str) -> None:
+            ours = {run_id for run_id in runs if not control.is_lost(run_id)}
+            _fail(store, ours - ended, reason, on_record)
+
         try:
             for record in _trained(store, runs, control):
                 on_record(record)
-                if isinstance(record, EndRecord) or control.is_lost(record.run_id):
+                if isinstance(record, EndRecord):
                     ended.add(record.run_id)
         except UserError as error:
-            _fail(store, set(runs) - ended, str(error), on_record)
+            end_the_rest(str(error))
         except Exception as error:
             if is_out_of_memory(error):
-                _fail(store, set(runs) - ended, OUT_OF_MEMORY, on_record)
+                end_the_rest(OUT_OF_MEMORY)
                 return
             reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
-            _fail(store, set(runs) - ended, reason, on_record)
+            end_the_rest(reason)
             raise
 
 

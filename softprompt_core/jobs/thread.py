@@ -167,11 +167,18 @@ class ThreadRunner:
         execute(self._store, job.configs, control, owner=self._owner)
 
     def _fail(self, job: _Job, error: Exception) -> None:
-        """Ends the runs of a job that could not even be started, or whose end could not be saved."""
+        """Ends the runs of a job that could not even be started, or whose end could not be saved.
+
+        Not those that have ended before and wait to be resumed, or that another process goes on with.
+        """
+        from softprompt_core.training import Control
+
         reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
         for run_id in job.run_ids:
             try:
-                if self._store.run(run_id).status not in ENDED:
+                status, control = self._store.run(run_id).status, job.control
+                has_left = isinstance(control, Control) and (status == "queued" or control.is_lost(run_id))
+                if status not in ENDED and not has_left:
                     self._store.set_status(run_id, "failed", reason=reason)
             except Exception:
                 log.exception("the end of run %s could not be saved", run_id)

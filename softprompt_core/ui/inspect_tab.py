@@ -13,9 +13,10 @@ from typing import Any
 import gradio as gr
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from softprompt_core import studies
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, RunInfo
-from softprompt_core.ui import charts, messages, results
+from softprompt_core.ui import charts, messages, readings_view, results
 from softprompt_core.ui.context import Context
 from softprompt_core.ui.live import ASSETS
 from softprompt_core.ui.opened import (
@@ -30,7 +31,7 @@ from softprompt_core.ui.opened import (
     tokens_of,
 )
 
-SCRIPTS = ("space.js", "dust.js", "map.js", "tokens.js", "inspect.js")
+SCRIPTS = ("space.js", "dust.js", "map.js", "tokens.js", "drawing.js", "readings.js", "inspect.js")
 MOST_NEIGHBOURS = 25
 METRICS = {"cosine": "cosine", "dot product": "dot", "distance": "l2"}
 CORRECTIONS = {"none": "none", "centred": "centred", "CSLS": "csls", "all but the top": "all_but_top"}
@@ -82,10 +83,10 @@ def build(context: Context, selected_run: gr.components.Component) -> None:
         view = gr.HTML(
             "",
             elem_id="inspect-view",
-            html_template=(ASSETS / "html" / "inspect.html").read_text(encoding="utf-8"),
+            html_template=template(),
             js_on_load="\n".join((ASSETS / "js" / name).read_text(encoding="utf-8") for name in SCRIPTS),
             apply_default_css=False,
-            server_functions=sources(context),
+            server_functions=sources(context) + readings_view.sources(context),
         )
 
     form = [run, metric, correction, whole_words, top]
@@ -117,6 +118,14 @@ def build(context: Context, selected_run: gr.components.Component) -> None:
     tab = gr.context.Context.block
     if isinstance(tab, gr.Tab):
         tab.select(list_runs, [run, selected_run], run, **quiet)
+
+
+def template() -> str:
+    """The component's markup: table and map, with the readings that need the model where they belong."""
+    page, readings = (
+        (ASSETS / "html" / name).read_text(encoding="utf-8") for name in ("inspect.html", "readings.html")
+    )
+    return page.replace("<!-- readings.html -->", readings)
 
 
 def run_choices(context: Context) -> list[tuple[str, str]]:
@@ -225,13 +234,8 @@ def table_file(context: Context, asked: Asked) -> str:
 
 
 def document_file(context: Context, asked: Asked) -> str:
-    """{"name", "text"} of the whole inspection as JSON."""
-    from softprompt_core.inspection.readings import inspection_document
-
-    opened = open_run(context, asked.run)
-    document = inspection_document(
-        opened.prompt, opened.space.vocabulary, start=opened.start, **asked.settings()
-    )
+    """{"name", "text"} of the whole inspection as JSON, with the readings that have been made."""
+    document = studies.inspection_with_readings(context.store, asked.run, **asked.settings())
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return charts.compact({"name": f"{asked.run}-inspection.json", "text": text})
 

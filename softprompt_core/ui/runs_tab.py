@@ -54,7 +54,7 @@ def build(
         pinned_columns=1,
     )
     about = gr.HTML("", elem_id="runs-about")
-    with gr.Column(visible=False, elem_id="runs-actions") as actions:
+    with gr.Column(visible="hidden", elem_id="runs-actions") as actions:
         with gr.Row():
             look: dict[str, Any] = {"size": "md", "min_width": 100}
             inspect = gr.Button("Open in Inspect", variant="primary", elem_id="runs-inspect", **look)
@@ -88,7 +88,7 @@ def build(
         info = next((info for info in infos if info.run_id == run_id), None)
         return (
             now, gr.Dataframe(value=now[0], visible=bool(infos)), gr.HTML(visible=not infos),
-            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None), *allowed(info),
+            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None or "hidden"), *allowed(info),
         )
 
     def allowed(info: RunInfo | None) -> tuple[Any, ...]:

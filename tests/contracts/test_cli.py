@@ -199,7 +199,7 @@ def test_run_of_a_comparison_equals_the_same_run_alone(compared, command, tmp_pa
 
 def test_inspect_document_has_the_promised_keys(documents, trained):
     found = documents("inspect", trained.run_id, "--top", 3)
-    assert set(found) == {"tokens", "projection", "trust"}
+    assert set(found) == {"tokens", "projection", "trust", "readings"}
     assert [token["index"] for token in found["tokens"]] == list(range(8))
     for token in found["tokens"]:
         assert set(token) == {"index", "norm", "norm_percentile", "z", "echo", "neighbours"}
@@ -213,6 +213,7 @@ def test_what_was_not_computed_is_null(documents, trained):
     trust = documents("inspect", trained.run_id)["trust"]
     assert trust["score"] is None
     assert trust["retention"] is None
+    assert set(documents("inspect", trained.run_id)["readings"].values()) == {None}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])

@@ -55,6 +55,24 @@ def test_memory_running_out_is_said_plainly_and_is_no_fault(claimed, monkeypatch
     assert store.prompt(run_id).shape == (2, 4)
 
 
+def test_a_fault_here_does_not_end_a_run_that_another_process_goes_on_with(claimed, monkeypatch):
+    store, lost = claimed
+    own, control = store.create(TrainConfig()), Control()
+    store.claim([own], owner="me")
+
+    def trained(runs, *, control, **_):
+        store.set_status(lost, "interrupted")
+        store.requeue(lost, owner="elsewhere:1:abcd")
+        store.claim([lost], owner="elsewhere:1:abcd")
+        control.lose(lost)
+        yield snapshot(own)
+        raise MemoryError
+
+    monkeypatch.setattr(training, "train", trained)
+    execute(store, dict.fromkeys([lost, own], TrainConfig()), control, owner="me")
+    assert (store.run(own).status, store.run(lost).status) == ("failed", "running")
+
+
 def test_runs_are_divided_by_what_they_share_and_by_how_many_rows_fit():
     alike = {f"a{i}": TrainConfig(batch_size=100, seed=i) for i in range(3)}
     other = {"b": TrainConfig(batch_size=1_000, virtual_tokens=5)}

@@ -11,6 +11,7 @@ import pytest
 
 from softprompt_core.config import CompareConfig, TrainConfig
 from softprompt_core.errors import UserError
+from softprompt_core.jobs import thread
 from softprompt_core.jobs.thread import ThreadRunner
 from softprompt_core.models import choose_device
 from softprompt_core.records import ENDED, EndRecord, Snapshot, StepRecord
@@ -155,6 +156,21 @@ def test_job_that_cannot_be_started_fails_with_a_reason(store, runner, monkeypat
     assert "OperationalError" in store.run(run_id).reason
 
 
+def test_a_fault_leaves_alone_what_waits_again_or_is_at_work_elsewhere(store, runner, monkeypatch):
+    def fault(store, runs, control, *, owner):
+        lost, again = runs
+        for run_id, other in ((lost, "elsewhere:1:abcd"), (again, owner)):
+            store.set_status(run_id, "stopped")
+            store.requeue(run_id, owner=other)
+        control.lose(lost)
+        raise RuntimeError
+
+    monkeypatch.setattr(thread, "execute", fault)
+    run_ids = runner.submit(CompareConfig(base=QUICK, inits=("random", "text")).arms())
+    wait_for(lambda: not runner._working and not runner.queue())
+    assert [store.run(run_id).status for run_id in run_ids] == ["queued", "queued"]
+
+
 def paused_at(store, run_id):
     wait_for(lambda: store.run(run_id).status == "paused")
     return store.run(run_id).step
@@ -188,6 +204,7 @@ def test_when_all_are_paused_nothing_is_computed_and_a_stop_frees_only_its_run(s
     assert runner.stop(first)
     wait_for(lambda: has_ended(store, first))
     assert (store.run(first).status, store.has_prompt(first)) == ("stopped", True)
+    assert "goes on" not in " ".join(record.text for _, record in store.logs(first))
     time.sleep(1.5)
     assert (store.run(second).status, store.run(second).step) == ("paused", steps[1])
     Store(store.root).ask_to_pause(second, is_paused=False)
