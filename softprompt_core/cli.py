@@ -236,8 +236,8 @@ def _resume(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     store.mark_interrupted()
     run_id = store.run(options.prompt).run_id
     prepare_resume(store, run_id, steps=None if options.steps is None else _whole(options.steps, "steps"))
-    store.requeue(run_id, owner=new_owner())
-    return _train_document(store, run_id)
+    store.requeue(run_id, owner=(owner := new_owner()))
+    return _train_document(store, run_id, owner=owner)
 
 
 def _fork(options: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -248,15 +248,15 @@ def _fork(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     run_id = fork(
         store, options.prompt, step=step, changes=_given(options), keeps_optimizer=options.keep_optimizer
     )
-    store.requeue(run_id, owner=new_owner())
-    return _train_document(store, run_id)
+    store.requeue(run_id, owner=(owner := new_owner()))
+    return _train_document(store, run_id, owner=owner)
 
 
-def _train_document(store: Store, run_id: str) -> dict[str, Any]:
-    """What a queued run comes to when it is trained here."""
+def _train_document(store: Store, run_id: str, *, owner: str | None = None) -> dict[str, Any]:
+    """What a queued run comes to when it is trained here; owner: whose it is already, should it be somebody's."""
     from softprompt_core.experiments import run_document
 
-    _train_here(store, [run_id])
+    _train_here(store, [run_id], owner=owner)
     info = store.run(run_id)
     if info.status == "failed":
         raise UserError(info.reason)
@@ -291,13 +291,17 @@ def _listed(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def _train_here(store: Store, run_ids: list[str]) -> None:
-    """Trains queued runs in this process; Ctrl-C stops them and keeps the best prompts."""
+def _train_here(store: Store, run_ids: list[str], *, owner: str | None = None) -> None:
+    """Trains queued runs in this process; Ctrl-C stops them and keeps the best prompts.
+
+    Where they could not be claimed, a program that took this one for dead has marked them interrupted, which the first
+    heartbeat takes back, as they are nobody's or this owner's.
+    """
     from softprompt_core.jobs.execute import beating, execute, new_owner, passes
     from softprompt_core.training import Control
 
     runs = {run_id: store.config(run_id) for run_id in run_ids}
-    owner = new_owner()
+    owner = owner or new_owner()
     store.claim(list(runs), owner=owner)
     control = Control()
 

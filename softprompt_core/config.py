@@ -199,7 +199,8 @@ class TrainConfig(BaseModel):
         """
         if self.epochs is None:
             return self
-        return self.with_changes(steps=math.ceil(self.epochs * math.ceil(rows / (self.batch_size * self.accumulation))))
+        steps = self.epochs * math.ceil(rows / (self.batch_size * self.accumulation))
+        return self.with_changes(steps=max(1, math.ceil(round(steps, 6))))      # 2.2 × 25 is 55.000000000000007
 
     def pass_settings(self) -> tuple[Any, ...]:
         """What runs must have in common to go through the model together."""

@@ -38,7 +38,8 @@ class Outcomes:
     ) -> None:
         """is_for_words: whether the layout was checked with prompts on this very model, and so is right for words."""
         self._base, self._tokens, self._layout = base, tokens, layout
-        self._words_layout: LayoutName = layout if is_for_words else "concatenated"
+        # PEFT's layout would put padding between the words and the text, which is no fair trial of words
+        self._words_layout: LayoutName = layout if is_for_words and layout != "peft" else "concatenated"
         self._untrained: dict[tuple[str, int], tuple[Evaluation, int]] = {}
 
     def test(self, base: BaseModel, lead: Lead, *, should_stop: Callable[[], bool]) -> Evaluation:

@@ -127,7 +127,10 @@ def test_evaluation_happens_ten_times_a_run_unless_told(steps, eval_every, expec
 
 @pytest.mark.parametrize(
     ("epochs", "rows", "batch_size", "accumulation", "steps"),
-    [(50, 50, 8, 1, 350), (1, 64, 8, 1, 8), (1, 65, 8, 1, 9), (0.5, 64, 8, 2, 2), (0.01, 64, 8, 1, 1), (3, 5, 8, 4, 3)],
+    [
+        (50, 50, 8, 1, 350), (1, 64, 8, 1, 8), (1, 65, 8, 1, 9), (0.5, 64, 8, 2, 2), (0.01, 64, 8, 1, 1),
+        (3, 5, 8, 4, 3), (2.2, 25, 1, 1, 55), (1e-9, 64, 8, 1, 1),
+    ],
 )
 def test_epochs_are_steps_that_give_every_row_so_often(epochs, rows, batch_size, accumulation, steps):
     config = TrainConfig(epochs=epochs, steps=7, batch_size=batch_size, accumulation=accumulation).for_rows(rows)

@@ -60,6 +60,14 @@ def test_few_shot_is_the_written_prompt_and_labelled_examples_before_the_text():
     assert set(found["few_shot"]) == {*found["hand_written"], "shots"}
 
 
+def test_words_are_tried_without_pefts_padding():
+    base, tokens = complaints()
+    found, expected = (
+        Outcomes(base, tokens, layout).baselines("Is it good?", should_stop=no_stop) for layout in ("peft", "concatenated")
+    )
+    assert found == expected
+
+
 def test_few_shot_is_left_out_unless_it_is_asked_for():
     base, tokens = complaints()
     found = Outcomes(base, tokens, "concatenated").baselines("Is it good?", should_stop=no_stop)

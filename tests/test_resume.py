@@ -426,7 +426,7 @@ def test_resume_record_comes_before_every_step(settings, whole):
 def test_a_resume_that_starts_slowly_is_not_lost_to_a_program_that_takes_it_for_dead(
     store, settings, monkeypatch, capsys
 ):
-    run_id = ended(store, settings, status="stopped", step=5)
+    run_id = ended(store, settings, status="stopped", step=5, checkpoint=False)
     claim = Store.claim
 
     def slow(self, run_ids, *, owner):

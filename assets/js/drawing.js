@@ -39,7 +39,7 @@ function lines(text, wide, size, family, most = 2) {
 function picture(host, label, draw) {
   const paint = () => {
     const width = Math.floor(host.clientWidth);
-    if (!width || !host.isConnected) return;
+    if (width < 150 || !host.isConnected) return;     // a hidden or half-made layout
     const family = getComputedStyle(host).fontFamily;
     const ink = { family, text: shade(host, '--sp-ink'), quiet: shade(host, '--sp-quiet'), line: shade(host, '--sp-line'),
       accent: shade(host, '--sp-accent'), near: shade(host, '--sp-near'), found: shade(host, '--sp-found'), paper: shade(host, '--sp-paper'), wash: shade(host, '--sp-wash') };
@@ -144,7 +144,7 @@ function curves(xs, panels, { title, ends, tall = 110 }) {
     for (const panel of panels) {
       let low = panel.low ?? Math.min(...panel.values), high = panel.high ?? Math.max(...panel.values);
       if (high - low < 1e-9) { low -= 0.5; high += 0.5; }
-      const top = y + 22, at = (v) => top + tall * (high - v) / (high - low);
+      const top = y + 26, at = (v) => top + tall * (high - v) / (high - low);
       nodes.push(words(0, y + 12, panel.title, { 'font-size': 12, 'font-weight': 600 }));
       for (const v of [low, (low + high) / 2, high]) {
         nodes.push(mark('line', { x1: left, x2: width - right, y1: at(v), y2: at(v), stroke: ink.line }));
@@ -152,7 +152,7 @@ function curves(xs, panels, { title, ends, tall = 110 }) {
       }
       nodes.push(mark('polyline', { points: panel.values.map((v, i) => x(xs[i]) + ',' + at(v)).join(' '), fill: 'none', stroke: ink.accent, 'stroke-width': 2 }));
       panel.values.forEach((v, i) => nodes.push(tip(mark('circle', { cx: x(xs[i]), cy: at(v), r: 3.5, fill: ink.accent, stroke: ink.paper }), title + ' ' + xs[i] + ': ' + panel.format(v))));
-      y = top + tall + 8;
+      y = top + tall + 14;
     }
     const [first, last] = ends || [String(xs[0]), String(xs.at(-1))];
     nodes.push(words(left, y + 12, first, { 'font-size': 11, fill: ink.quiet }), words(width - right, y + 12, last, { 'font-size': 11, fill: ink.quiet, 'text-anchor': 'end' }));

@@ -8,7 +8,7 @@ const RUNG = { soft: 'The prompt itself', pez: 'Words found by search (PEZ)', ne
   random: 'Random words', hand_written: 'Written by hand', no_prompt: 'No prompt', prompt: 'This prompt', twin: 'Its wayward twin', words: 'Those words alone, as text' };
 const BAND = { readable: 'Can be read', partial: 'Read in part', do_not_read: 'Do not read', not_measurable: 'Not measurable' };
 const TERM = { retention: 'Kept by the words', above_null: 'Above chance', stability: 'Seeds agree', echo: 'Echo of the start', change: 'Kept of what training added' };
-const WAY = { mask: 'Hidden from attention: added loss', deletion: 'Taken out: added loss', mean: 'Replaced by the mean word: added loss' };
+const LEFT_OUT = { mask: 'Hidden from attention: added loss', deletion: 'Taken out: added loss', mean: 'Replaced by the mean word: added loss' };
 const isUnderWay = (item) => Boolean(item) && (item.stage === 'waiting' || item.stage === 'working');
 const signed = (v) => (v < 0 ? '−' : '') + Math.abs(v).toFixed(2);
 
@@ -200,9 +200,9 @@ function makeReadings(root, onPick, onTokens) {
     },
     tokens(place, { tokens: found, attributions, attention }) {
       const count = Math.max(...found.ablations.map((a) => a.index)) + 1;
-      const panels = Object.keys(WAY).map((way) => {
+      const panels = Object.keys(LEFT_OUT).map((way) => {
         const of = found.ablations.filter((a) => a.way === way).sort((a, b) => a.index - b.index);
-        return { title: WAY[way], note: 'nats a row', group: 'loss', values: of.map((a) => a.delta), low: of.map((a) => a.low), high: of.map((a) => a.high) };
+        return { title: LEFT_OUT[way], note: 'nats a row', group: 'loss', values: of.map((a) => a.delta), low: of.map((a) => a.low), high: of.map((a) => a.high) };
       });
       if (attributions?.is_complete) panels.push({ title: 'Integrated gradients', note: 'add up within ' + asPercent(attributions.error, 1), group: 'gradient', values: attributions.attribution });
       if (attention) panels.push({ title: 'Share of attention', note: 'mean of heads', group: 'attention', values: attention.by_token });

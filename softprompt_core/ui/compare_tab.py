@@ -77,7 +77,8 @@ def build(context: Context) -> None:
     def start_methods(wanted: list[str], count: float | None, *values: Any) -> Any:
         return start(method_arms(values, methods=wanted, seeds=count))
 
-    def start(configs: list[TrainConfig]) -> Any:
+    def start(wanted: list[TrainConfig]) -> Any:
+        configs = [config.with_changes(device=context.device) for config in wanted]
         check(configs[0])
         run_ids = context.runner.submit(configs)
         return shown(context.store.run(run_ids[0]).group_id or "")

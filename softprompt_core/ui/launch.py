@@ -40,7 +40,9 @@ def parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--runs-dir", type=Path, default=Path(os.environ.get("SOFTPROMPT_HOME", "runs")),
         help="where runs are kept (default $SOFTPROMPT_HOME or runs/)",
     )
-    made.add_argument("--device", default="auto", help="for inspecting: auto, cpu, cuda, cuda:N or mps")
+    made.add_argument(
+        "--device", default="auto", help="where runs train unless they say otherwise: auto, cpu, cuda, cuda:N or mps"
+    )
     made.add_argument("--auth", type=Path, metavar="FILE", help="lines user:password; asks for a login")
     return made
 

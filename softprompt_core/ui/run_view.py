@@ -62,10 +62,10 @@ def live_area(context: Context) -> Live:
     with gr.Row(elem_id="train-actions"):
         off: dict[str, Any] = {"size": "md", "interactive": False, "min_width": 96}
         stop = gr.Button("Stop", variant="stop", elem_id="train-stop", **off)
-        hold = gr.Button(PAUSE, elem_id="train-hold", visible="hidden", **off)
+        hold = gr.Button(PAUSE, elem_id="train-hold", visible=False, **off)
         inspect = gr.Button("Inspect this run", elem_id="train-inspect", **off)
         reuse = gr.Button("Use these settings", elem_id="train-reuse", **off)
-        fork = gr.Button("Train on from here", elem_id="train-fork", visible="hidden", **off)
+        fork = gr.Button("Train on from here", elem_id="train-fork", visible=False, **off)
     words = gr.HTML(notice(NO_WORDS, kind="hint"), elem_id="train-words")
     with gr.Accordion("Run log", open=False, elem_id="train-log"):
         log = gr.HTML(results.log_html([]))
@@ -114,12 +114,12 @@ def _buttons(context: Context, live: Live, info: RunInfo) -> Updates:
     can_hold = at_work or info.status in RESUMABLE
     can_fork = can_be_forked(context, info)
     return {
-        live.stop: gr.Button("Stop", interactive=at_work, visible=at_work or "hidden"),
+        live.stop: gr.Button("Stop", interactive=at_work, visible=at_work),
         live.hold: gr.Button(
             PAUSE if info.status in ("queued", "running") else RESUME, interactive=can_hold and not waits,
-            visible=can_hold or "hidden",
+            visible=can_hold,
         ),
-        live.fork: gr.Button(interactive=can_fork, visible=can_fork or "hidden"),
+        live.fork: gr.Button(interactive=can_fork, visible=can_fork),
     }
 
 
@@ -129,7 +129,7 @@ def cleared(live: Live) -> Updates:
         live.title: "", live.chart: "[]", live.warnings: "", live.result: "",
         live.words: notice(NO_WORDS, kind="hint"), live.log: results.log_html([]),
         live.stop: gr.Button("Stop", interactive=False, visible=True),
-        live.hold: gr.Button(visible="hidden"), live.fork: gr.Button(visible="hidden"),
+        live.hold: gr.Button(visible=False), live.fork: gr.Button(visible=False),
         live.inspect: gr.Button(interactive=False), live.reuse: gr.Button(interactive=False),
         live.timer: gr.Timer(active=False), live.seen: "",
     }

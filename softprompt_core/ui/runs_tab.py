@@ -54,7 +54,7 @@ def build(
         pinned_columns=1,
     )
     about = gr.HTML("", elem_id="runs-about")
-    with gr.Column(visible="hidden", elem_id="runs-actions") as actions:
+    with gr.Column(visible=False, elem_id="runs-actions") as actions:
         with gr.Row():
             look: dict[str, Any] = {"size": "md", "min_width": 100}
             inspect = gr.Button("Open in Inspect", variant="primary", elem_id="runs-inspect", **look)
@@ -88,7 +88,7 @@ def build(
         info = next((info for info in infos if info.run_id == run_id), None)
         return (
             now, gr.Dataframe(value=now[0], visible=bool(infos)), gr.HTML(visible=not infos),
-            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None or "hidden"), *allowed(info),
+            _about(info, has_runs=bool(infos)), gr.Column(visible=info is not None), *allowed(info),
         )
 
     def allowed(info: RunInfo | None) -> tuple[Any, ...]:
@@ -97,9 +97,9 @@ def build(
         can_resume = info is not None and info.status in RESUMABLE
         can_fork = info is not None and can_be_forked(context, info)
         return (
-            gr.Button(interactive=at_work, visible=at_work or "hidden"),
-            gr.Button(interactive=can_resume, visible=can_resume or "hidden"),
-            gr.Button(visible=can_fork or "hidden"), gr.Button(interactive=not at_work),
+            gr.Button(interactive=at_work, visible=at_work),
+            gr.Button(interactive=can_resume, visible=can_resume),
+            gr.Button(visible=can_fork), gr.Button(interactive=not at_work),
         )
 
     def choose(event: gr.SelectData) -> Any:

@@ -141,9 +141,17 @@ def start_choices(context: Context) -> list[tuple[str, str]]:
 def filled(context: Context, parts: TrainForm, config: TrainConfig) -> Updates:
     """The updates that show these settings in the form."""
     updates: Updates = dict(zip(parts.fields.values(), form.fill(list(parts.fields), config), strict=True))
+    updates[parts.fields["steps"]] = steps_field(config.epochs, value=config.steps)
     if config.init == "from_run":
         updates[parts.fields["init_run"]] = gr.update(value=config.init_run, choices=start_choices(context))
     return updates
+
+
+def steps_field(epochs: Any, **look: Any) -> Any:
+    """The update of the steps' field: where epochs are given, they decide, and the field says so."""
+    if str(epochs or "").strip():
+        return gr.update(label="Steps: by epochs", interactive=False, **look)
+    return gr.update(label="Steps", interactive=True, **look)
 
 
 # --------------------------------------------------------------------- wiring
@@ -230,6 +238,7 @@ def _wire_choices(context: Context, parts: TrainForm) -> None:
         [fields["method"].change, fields["init"].change], limit, [fields["method"], fields["init"]],
         [fields[name] for name in LIMITED], queue=False, **QUIET,
     )
+    fields["epochs"].input(steps_field, fields["epochs"], fields["steps"], queue=False, **QUIET)
     # A rate that suits one method is far off for another; a filled form brings its own.
     fields["method"].input(
         lambda method: METHOD_LR.get(method, gr.skip()), fields["method"], fields["lr"], queue=False, **QUIET
@@ -292,6 +301,7 @@ def _wire_presets(context: Context, parts: TrainForm, look: dict[str, Any]) -> N
         values = preset.config().model_dump()
         recipe = [name for name in fields if name not in OWN or name in preset.settings]
         updates = {fields[name]: form.shown(name, values[name]) for name in recipe}
+        updates[fields["steps"]] = steps_field(values["epochs"], value=values["steps"])
         return updates | {parts.preset_note: preset_html(preset.about, preset.source)}
 
     parts.preset.input(fill, parts.preset, [*fields.values(), parts.preset_note], **QUIET).then(**look)
