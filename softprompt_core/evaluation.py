@@ -57,9 +57,13 @@ def label_scores(
     label_ids: Sequence[Sequence[int]],
     *,
     layout: LayoutName,
+    padded_to: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
-    """Log p of every label after every text, [rows, labels] float64; prompt: [P, H], P may be 0, or one prefix."""
+    """Log p of every label after every text, [rows, labels] float64; prompt: [P, H], P may be 0, or one prefix.
+
+    padded_to: only for the layout peft, see `plan`; left out, the longest row with the longest label.
+    """
     scores = np.zeros((len(contexts), len(label_ids)))
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     lead = prompt if isinstance(prompt, Prefix) else prompt.to(base.device, torch.float32)[None]
@@ -72,13 +76,14 @@ def label_scores(
     if layout == "packed":
         costs = [len(context) + sum(lengths) for context in contexts]
     else:       # a line a label, each with the prompt and the text
-        costs = [len(lengths) * (length + len(context) + max(lengths)) for context in contexts]
+        least = padded_to or 0 if layout == "peft" else 0
+        costs = [len(lengths) * (length + max(least, len(context) + max(lengths))) for context in contexts]
     for chunk in _chunks(order, costs):
         if should_stop():
             raise Cancelled
         rows = [Row(contexts[i], label_ids) for i in chunk]
         with torch.inference_mode():
-            lines = plan([rows], prompt_length=length, layout=layout, padded_to=longest)    # for PEFT's padding alone
+            lines = plan([rows], prompt_length=length, layout=layout, padded_to=padded_to or longest)
             found = continuation_scores(base, lead, lines)
         scores[chunk] = found.view(len(chunk), len(label_ids)).cpu().double().numpy()
     return scores
@@ -105,11 +110,13 @@ def evaluate(
     label_ids: Sequence[Sequence[int]],
     *,
     layout: LayoutName,
+    padded_to: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """The figures of a prompt [P, H] or one prefix on labelled rows; raises Cancelled when `should_stop` says so."""
     scores = label_scores(
-        base, prompt, [e.context for e in examples], label_ids, layout=layout, should_stop=should_stop
+        base, prompt, [e.context for e in examples], label_ids, layout=layout, padded_to=padded_to,
+        should_stop=should_stop,
     )
     right = np.array([e.label for e in examples])
     predictions = scores.argmax(1)

@@ -216,7 +216,7 @@ def evaluate_run(store: Store, run_id: str, *, data: str | None = None) -> dict[
     """Loss, perplexity, accuracy and macro-F1 of what a run learned on the test rows of `data`, or its own."""
     from softprompt_core.data import load_evaluation_task, load_task
     from softprompt_core.evaluation import document, evaluate
-    from softprompt_core.tokenising import tokenise
+    from softprompt_core.tokenising import longest_row, tokenise
 
     config, base = store.config(run_id), base_of(store, run_id)
     labels, _ = labels_of(store, run_id)
@@ -226,7 +226,10 @@ def evaluate_run(store: Store, run_id: str, *, data: str | None = None) -> dict[
         task, base.tokenizer, config, context=base.context, is_encoder_decoder=base.is_encoder_decoder
     )
     model, lead = learned(store, run_id)
-    found = evaluate(model, lead, tokens.splits["test"], tokens.label_ids, layout="concatenated")
+    found = evaluate(
+        model, lead, tokens.splits["test"], tokens.label_ids, padded_to=longest_row(config, base.context),
+        layout="peft" if config.peft_positions else "concatenated",
+    )
     return document(found)
 
 

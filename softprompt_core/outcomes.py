@@ -42,14 +42,16 @@ class Outcomes:
         self._words_layout: LayoutName = layout if is_for_words and layout != "peft" else "concatenated"
         self._untrained: dict[tuple[str, int], tuple[Evaluation, int]] = {}
 
-    def test(self, base: BaseModel, lead: Lead, *, should_stop: Callable[[], bool]) -> Evaluation:
-        """The test figures of what stands before the rows, on the model of its method.
+    def test(
+        self, base: BaseModel, lead: Lead, *, should_stop: Callable[[], bool], padded_to: int | None = None
+    ) -> Evaluation:
+        """The test figures of what stands before the rows, on the model of its method; padded_to: see `label_scores`.
 
         Raises evaluation.Cancelled when `should_stop` says so.
         """
         return evaluate(
             base, lead, self._tokens.splits["test"], self._tokens.label_ids, layout=self._layout,
-            should_stop=should_stop,
+            padded_to=padded_to, should_stop=should_stop,
         )
 
     def baselines(

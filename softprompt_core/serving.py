@@ -15,7 +15,7 @@ from softprompt_core.evaluation import label_scores
 from softprompt_core.layouts import Prefix
 from softprompt_core.models import BaseModel
 from softprompt_core.plans import LayoutName
-from softprompt_core.tokenising import tokenise
+from softprompt_core.tokenising import longest_row, tokenise
 
 
 def predict(
@@ -47,7 +47,11 @@ def predict(
         task, base.tokenizer, config, context=base.context, is_encoder_decoder=base.is_encoder_decoder
     )
     contexts = [e.context for e in tokens.splits["test"]]
-    scores = label_scores(base, prompt, contexts, tokens.label_ids, layout=layout)
+    if config.peft_positions:       # as it was trained
+        layout = "peft"
+    scores = label_scores(
+        base, prompt, contexts, tokens.label_ids, layout=layout, padded_to=longest_row(config, base.context)
+    )
     shares = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
     return [
         {

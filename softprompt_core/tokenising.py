@@ -137,10 +137,14 @@ def text_token_ids(text: str, tokenizer: Any) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
+def longest_row(config: TrainConfig, context: int | None) -> int:
+    """Tokens that a row may have, label and all but the prompt; PEFT's `max_length`."""
+    return min(config.max_tokens, (context or 10**9) - config.virtual_tokens)
+
+
 def _room(config: TrainConfig, context: int | None, *, longest_label: int) -> int:
     """Tokens left for template and text."""
-    limit = min(config.max_tokens, (context or 10**9) - config.virtual_tokens)
-    room = limit - longest_label
+    room = longest_row(config, context) - longest_label
     if room < MIN_TEXT_TOKENS:
         if context and context - config.virtual_tokens < config.max_tokens:
             most = context - longest_label - MIN_TEXT_TOKENS

@@ -46,7 +46,7 @@ from softprompt_core.running import Order, Running
 from softprompt_core.schedules import learning_rate
 from softprompt_core.self_check import Choice, choose_layout
 from softprompt_core.starts import run_facts, starting_prompt, written_prompt
-from softprompt_core.tokenising import Example, TokenisedTask, text_token_ids, tokenise
+from softprompt_core.tokenising import Example, TokenisedTask, longest_row, text_token_ids, tokenise
 
 LIVE_SECONDS = 2.0
 TRAJECTORY_POINTS = 30
@@ -251,7 +251,7 @@ def _step(
         leads = joined([active[k].method.lead() for k in which])
         # a part of a batch must be padded as wide as the whole, so PEFT's padding is always of the widest row allowed
         found, lines = batch_losses(
-            active[0].method.base, leads, rows, layout=layout, padded_to=active[0].config.max_tokens
+            active[0].method.base, leads, rows, layout=layout, padded_to=_padded_to(active[0])
         )
         # a part weighs as much as it has label tokens, so that 4 × 2 rows give what 1 × 8 gives
         shares = [sum(len(row.continuations[0]) for row in r) / counts[k] for k, r in zip(which, rows, strict=True)]
@@ -292,7 +292,7 @@ def _batches(run: Running, tokens: TokenisedTask, layout: LayoutName, *, among: 
         for part in divided(
             rows[start:start + size], prompt_length=run.config.virtual_tokens, layout=layout,
             tokens=PASS_TOKENS // among, predictions=PASS_LOGITS // base.vocab_size // among,
-            padded_to=run.config.max_tokens,
+            padded_to=_padded_to(run),
         )
     ]
 
@@ -312,7 +312,7 @@ def _look(
     examples = _validation_rows(tokens.splits["validation"], seed=config.split_seed)
     try:
         found = evaluate(
-            run.method.base, run.method.lead(), examples, tokens.label_ids, layout=layout,
+            run.method.base, run.method.lead(), examples, tokens.label_ids, layout=layout, padded_to=_padded_to(run),
             should_stop=lambda: control.is_stopped(run.run_id),
         )
     except Cancelled:
@@ -359,7 +359,8 @@ def _finish(
         try:
             step = run.select()
             found = outcomes.test(
-                run.method.base, run.method.lead(), should_stop=lambda: control.is_stopped(run.run_id)
+                run.method.base, run.method.lead(), padded_to=_padded_to(run),
+                should_stop=lambda: control.is_stopped(run.run_id),
             )
             result |= tested(found)
             yield replace(_eval_record(run, "test", found), step=step)
@@ -500,6 +501,11 @@ def _about_the_start(run: Running, base: BaseModel, tokens: TokenisedTask) -> It
 
 
 # ------------------------------------------------------------------- small
+
+
+def _padded_to(run: Running) -> int:
+    """What PEFT's layout pads every row to; others do not."""
+    return longest_row(run.config, run.method.base.context)
 
 
 def _eval_record(run: Running, split: str, found: Evaluation) -> EvalRecord:

@@ -63,7 +63,8 @@ def test_few_shot_is_the_written_prompt_and_labelled_examples_before_the_text():
 def test_words_are_tried_without_pefts_padding():
     base, tokens = complaints()
     found, expected = (
-        Outcomes(base, tokens, layout).baselines("Is it good?", should_stop=no_stop) for layout in ("peft", "concatenated")
+        Outcomes(base, tokens, layout).baselines("Is it good?", should_stop=no_stop)
+        for layout in ("peft", "concatenated")
     )
     assert found == expected
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from softprompt_core import training
+from softprompt_core import evaluation, layouts, operations, training
 from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import evaluate
 from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
+from softprompt_core.plans import plan
 from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, StepRecord
 from softprompt_core.self_check import choose_layout
+from softprompt_core.store import Store
 from softprompt_core.tokenising import Example
 from softprompt_core.training import Control, train
 
@@ -277,6 +279,30 @@ def test_layout_is_checked_with_rows_and_labels_side_by_side_even_for_batches_of
     list(train({"a": config(rows_file, batch_size=1, steps=1)}))
     assert len(seen[0]) == 2
     assert {len(row.continuations) for row in seen[0]} == {2}
+
+
+def test_a_run_in_pefts_layout_is_looked_at_tested_and_used_as_it_was_trained(rows_file, tmp_path, monkeypatch):
+    store, widths = Store(tmp_path / "runs"), set()
+    run_id = store.create(config(rows_file, peft_positions=True, max_tokens=4_096))
+    room = load_model("bundled").context - 5
+
+    def noted(*arguments, layout, padded_to=None, **named):
+        widths.add((layout, padded_to))
+        return plan(*arguments, layout=layout, padded_to=padded_to, **named)
+
+    for module in (layouts, evaluation):
+        monkeypatch.setattr(module, "plan", noted)
+    records = list(train({run_id: store.config(run_id)}))
+    store.append(records)
+    # not past what the model can read
+    assert {(layout, width) for layout, width in widths if layout == "peft"} == {("peft", room)}
+    assert ending(records, run_id).result["layout"] == "peft"
+    tested = operations.evaluate_run(store, run_id)["loss"]
+    assert tested == pytest.approx(ending(records, run_id).result["eval_loss"], rel=1e-5)
+    texts = [{"text": text} for text in ("The parcel is late", "Thank you so much for all the quick help with it")]
+    alone = [operations.predict_with_run(store, run_id, [row])[0]["scores"] for row in texts]
+    for found, expected in zip(operations.predict_with_run(store, run_id, texts), alone, strict=True):
+        assert found["scores"] == pytest.approx(expected, rel=1e-4)     # the others do not decide how far it is padded
 
 
 def test_rows_that_stand_in_train_too_are_warned_of(tmp_path):

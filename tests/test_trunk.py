@@ -195,7 +195,7 @@ def test_bloom_packs_by_our_own_forward_pass():
 @pytest.mark.parametrize(("family", "then"), [("llama", "packed"), ("bloom", "cached")])
 def test_a_pass_that_differs_is_given_up_and_said(family, then, monkeypatch):
     base, prompts, batch = model_of(family), prompts_of(1, 4), KINDS["one label each"]
-    monkeypatch.setattr(trunk, "_weights", lambda q, k, mask, scale: torch.ones(len(q), q.shape[1], k.shape[1]))
+    monkeypatch.setattr(trunk, "_weights", lambda q, keys, mask, scale: torch.ones(*q.shape[:2], mask.shape[-1]))
     choice = choose_layout(base, prompts, [batch], longest_tokens=30)
     assert (choice.name, choice.is_fallback) == (then, True)
     assert "our own forward pass is not used: packed rows differ" in choice.reason

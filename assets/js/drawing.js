@@ -108,7 +108,7 @@ function columns(panels, count, { picked, onPick }) {
       const low = Math.min(0, ...all), high = Math.max(0, ...all), reach = high - low || 1;
       const at = (v) => top + tall * (high - v) / reach;
       nodes.push(words(0, top - 6, panel.title, { 'font-size': 12, 'font-weight': 600 }));
-      if (panel.note && measure(panel.title + panel.note, 12, ink.family) < width - 24) nodes.push(words(width, top - 6, panel.note, { 'font-size': 12, fill: ink.quiet, 'text-anchor': 'end' }));
+      if (panel.note && 1.15 * measure(panel.title + panel.note, 12, ink.family) < width - 24) nodes.push(words(width, top - 6, panel.note, { 'font-size': 12, fill: ink.quiet, 'text-anchor': 'end' }));
       nodes.push(mark('line', { x1: 0, x2: width, y1: at(0), y2: at(0), stroke: ink.line }));
       panel.values.forEach((value, i) => {
         const sure = !panel.low || panel.low[i] > 0 || panel.high[i] < 0;

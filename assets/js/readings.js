@@ -35,6 +35,7 @@ function makeReadings(root, onPick, onTokens) {
       if (mine === run && answer) take(answer);
     } catch (error) {
       console.error(error);
+      complain('What the prompt does could not be shown. Reload the page.');
     } finally {
       busy = false;
       const waits = state && Object.values(state.items || {}).some(isUnderWay);

@@ -120,6 +120,7 @@ function makeTable(root, onPick) {
       added = known;
       root.querySelector('th.c-delta').hidden = !added;
       if (last) rendered.show(last);
+      window.dispatchEvent(new Event('resize'));      // the column takes room from the map
     },
     pick(index, { scroll }) {
       rows.forEach(({ row, button }, n) => {

@@ -308,7 +308,7 @@ def _signature(found: Document) -> str:
 
 def _says(found: Document) -> str:
     answers = found["answers"]
-    best = answers[0] if answers else {"recovery": None, "text": ""}
+    best: Document = answers[0] if answers else {"recovery": None, "text": ""}
     if found["says_something"]:
         said = (
             f"Its best answer, “{best['text']}”, recovers {_percent(best['recovery'])} of the effect, more than any "

@@ -34,7 +34,8 @@ TRUST = {
 }
 READINGS: dict[str, Any] = {
     "ladder": {"rungs": [rung("soft"), rung("nearest", HOSTILE), rung("random")], "rows": 100, "draws": 32, "seeds": 1,
-               "trust": TRUST},
+               "retention": {"value": 0.3, "low": 0.216, "high": 0.4, "of_change": None, "headroom": 0.2,
+                             "headroom_error": 0.02, "reason": ""}, "trust": TRUST},
     "tokens": {"ablations": [ablation(i, way) for i in range(2) for way in ("mask", "deletion", "mean")],
                "cumulative": [{"kept": k, "accuracy": 0.5 + k / 10, "loss": 1.0} for k in range(3)], "rows": 80,
                "order": {"accuracy": 0.7, "shuffled": [0.6, 0.5], "loss_of_accuracy": 0.15}},

@@ -95,7 +95,7 @@ def test_stop_all_stops_the_group_and_says_so(page: Page, app: App) -> None:
     page.locator("#compare-virtual_tokens input").fill("2")
     page.get_by_role("checkbox", name="sampled vocab").uncheck()
     page.locator("#compare-go").click()
-    expect(page.locator("#compare-view .sp-cmp-pane")).to_have_count(2)
+    expect(page.locator("#compare-view .sp-in-pill", has_text="of 5000")).to_have_count(2)
     page.locator("#compare-stop").click()
     expect(page.get_by_test_id("toast-body")).to_contain_text("Stopping 2 runs")
     expect(page.locator("#compare-view .sp-in-pill", has_text="stopped")).to_have_count(2)
