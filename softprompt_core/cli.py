@@ -297,8 +297,8 @@ def _train_here(store: Store, run_ids: list[str], *, owner: str | None = None) -
     Where they could not be claimed, a program that took this one for dead has marked them interrupted, which the first
     heartbeat takes back, as they are nobody's or this owner's.
     """
+    from softprompt_core.control import Control
     from softprompt_core.jobs.execute import beating, execute, new_owner, passes
-    from softprompt_core.training import Control
 
     runs = {run_id: store.config(run_id) for run_id in run_ids}
     owner = owner or new_owner()

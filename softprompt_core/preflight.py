@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from softprompt_core import cautions
+from softprompt_core.beginnings import VALIDATION_ROWS
 from softprompt_core.config import TrainConfig
 from softprompt_core.copies import GIGABYTE, available_bytes
 from softprompt_core.data import load_task
@@ -31,7 +32,7 @@ from softprompt_core.records import FloatArray
 from softprompt_core.running import Order
 from softprompt_core.starts import written_prompt
 from softprompt_core.tokenising import TokenisedTask, text_token_ids, tokenise
-from softprompt_core.training import PASS_TOKENS, VALIDATION_ROWS, trial
+from softprompt_core.training import PASS_TOKENS, trial
 from softprompt_core.visible import token_text
 
 CHEAP_BYTES = 200_000_000

@@ -268,7 +268,7 @@ def _joined(key: str, task: Task) -> str:
 
 def twin_prompt(store: Store, run_id: str) -> FloatArray:
     """The vectors [P, H] of the twin made last. Raises UserError when none was."""
-    path = store.folder(run_id) / "readings" / "twin.safetensors"
+    path = store.folder(store.run(run_id).run_id) / "readings" / "twin.safetensors"
     if not path.exists():
         raise UserError("No twin of this run has been trained yet. Train one first.")
     return read_tensors(path)[0]["prompt_embeddings"]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "softprompt_core"
 LAYERS = (
     {"errors", "environment"},
-    {"config", "records", "visible", "templates", "files"},
+    {"config", "control", "records", "visible", "templates", "files"},
     {"checkpoints"},
     {"store", "sources", "presets"},
     {"models", "data", "families", "initialisers", "plans"},
@@ -24,6 +24,7 @@ LAYERS = (
     {"adapters", "soft_embedding", "methods", "optimisers", "starts", "recomputing", "cautions"},
     {"evaluation", "exports"},
     {"serving", "outcomes", "running"},     # share evaluation's layer in the design, and read its scores
+    {"beginnings", "endings"},
     {"training"},
     {"inspection", "experiments", "preflight"},
     {"jobs", "operations"},

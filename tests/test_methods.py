@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from softprompt_core import copies, methods, operations, self_check
 from softprompt_core.config import METHODS, PROMPT_METHODS, TrainConfig
+from softprompt_core.control import Control
 from softprompt_core.data import load_task
 from softprompt_core.errors import UserError
 from softprompt_core.jobs.execute import execute, passes
@@ -28,7 +29,7 @@ from softprompt_core.records import Checkpoint, EndRecord, StepRecord, Weights
 from softprompt_core.self_check import choose_layout
 from softprompt_core.store import Store
 from softprompt_core.tokenising import tokenise
-from softprompt_core.training import Control, train, trial
+from softprompt_core.training import train, trial
 from tests.test_encoder_decoder import tiny as tiny_encoder_decoder
 from tests.tiny import VOCABULARY, tiny_model
 

@@ -19,6 +19,7 @@ import pytest
 from softprompt_core import operations, training
 from softprompt_core.cli import main
 from softprompt_core.config import TrainConfig
+from softprompt_core.control import Control
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import Cancelled
 from softprompt_core.jobs import execute as execute_module
@@ -36,7 +37,7 @@ from softprompt_core.records import (
 )
 from softprompt_core.running import fork_of
 from softprompt_core.store import Store
-from softprompt_core.training import Control, train
+from softprompt_core.training import train
 
 STEPS = 12
 SETTINGS = {
@@ -310,7 +311,7 @@ def worker(store, run_id):
     """A process that trains a queued run, slowly enough to be caught between two steps."""
     code = (
         "import sys, time; from pathlib import Path; from softprompt_core.environment import prepare_environment;"
-        "prepare_environment(); from softprompt_core.store import Store; from softprompt_core.training import Control;"
+        "prepare_environment(); from softprompt_core.store import Store; from softprompt_core.control import Control;"
         "from softprompt_core.jobs.execute import execute, new_owner;"
         "store, run_id, owner = Store(Path(sys.argv[1])), sys.argv[2], new_owner();"
         "assert store.claim([run_id], owner=owner);"

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from softprompt_core import evaluation, layouts, operations, training
+from softprompt_core import beginnings, evaluation, layouts, operations, training
 from softprompt_core.config import TrainConfig
+from softprompt_core.control import Control
 from softprompt_core.errors import UserError
 from softprompt_core.evaluation import evaluate
 from softprompt_core.models import BUNDLED_FOLDER, embedding_table, load_model
@@ -20,7 +21,7 @@ from softprompt_core.records import EndRecord, EvalRecord, LogRecord, Snapshot, 
 from softprompt_core.self_check import choose_layout
 from softprompt_core.store import Store
 from softprompt_core.tokenising import Example
-from softprompt_core.training import Control, train
+from softprompt_core.training import train
 
 QUICK = {"steps": 6, "batch_size": 4, "virtual_tokens": 5, "eval_every": 3}
 
@@ -263,7 +264,7 @@ def test_all_prompts_are_out_before_the_first_is_tested(rows_file):
 def test_validation_rows_are_drawn_from_all_of_a_sorted_file():
     examples = [Example((1,), label) for label in (0, 1) for _ in range(600)]
     drawn = training._validation_rows(examples, seed=0)
-    assert len(drawn) == training.VALIDATION_ROWS
+    assert len(drawn) == beginnings.VALIDATION_ROWS
     assert 200 < sum(e.label for e in drawn) < 300
     assert drawn == training._validation_rows(examples, seed=0)
 
@@ -275,7 +276,7 @@ def test_layout_is_checked_with_rows_and_labels_side_by_side_even_for_batches_of
         seen.append(batches[0])
         return choose_layout(base, prompts, batches, **named)
 
-    monkeypatch.setattr(training, "choose_layout", watch)
+    monkeypatch.setattr(beginnings, "choose_layout", watch)
     list(train({"a": config(rows_file, batch_size=1, steps=1)}))
     assert len(seen[0]) == 2
     assert {len(row.continuations) for row in seen[0]} == {2}

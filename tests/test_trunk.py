@@ -33,6 +33,8 @@ LONG = [Row([(i + j) % VOCABULARY for j in range(80)], ([4, 0], [5, 3, 0])) for 
 
 def model_of(family, *, dtype=torch.float32, **settings):
     """A tiny model of the family; qwen3 and every family with settings of its own made here."""
+    if family == "mistral":
+        settings["sliding_window"] = 256        # wider than the rows here; beyond it nothing is packed
     if family != "qwen3" and not settings:
         return tiny_model(family, dtype=dtype)
     like = tiny_model("qwen2" if family == "qwen3" else family, dtype=dtype)
@@ -65,7 +67,7 @@ def assert_equals_concatenation(base, prompts, batches, *, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("length", [1, 5, 40])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_and_gradient_equal_plain_concatenation(family, length, kind):
     base = model_of(family)
@@ -73,10 +75,11 @@ def test_loss_and_gradient_equal_plain_concatenation(family, length, kind):
     assert_equals_concatenation(base, prompts_of(1, length), [KINDS[kind]])
 
 
+@pytest.mark.parametrize("length", [4, 40])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_in_company_and_no_prompt_equal_plain_concatenation(family):
+def test_prompts_in_company_and_no_prompt_equal_plain_concatenation(family, length):
     base, batches = model_of(family), [KINDS["one label each"], KINDS["one-token rows"], KINDS["equal rows"]]
-    assert_equals_concatenation(base, prompts_of(3, 4), batches)
+    assert_equals_concatenation(base, prompts_of(3, length), batches)
     with torch.no_grad():
         bare = [batch_losses(base, torch.zeros(1, 0, 32), batches[:1], layout=layout)[0] for layout in LAYOUTS]
     assert torch.allclose(*bare, rtol=1e-5)
@@ -88,6 +91,8 @@ def test_batches_of_several_lines_and_lengths_equal_plain_concatenation(family, 
     assert len(plan([batch], prompt_length=3, layout="packed").prompt_of) > 1
     assert_equals_concatenation(base, prompts, [batch])
     monkeypatch.setattr(trunk, "KEPT_WEIGHTS", 0)
+    assert_equals_concatenation(base, prompts, [batch])
+    monkeypatch.setattr(trunk, "COPIED", 0)
     assert_equals_concatenation(base, prompts, [batch])
 
 

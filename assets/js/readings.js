@@ -53,6 +53,7 @@ function makeReadings(root, onPick, onTokens) {
     }
     fillOthers(answer.others);
     paint();
+    answerPair();
   }
 
   async function start(names) {
@@ -154,7 +155,7 @@ function makeReadings(root, onPick, onTokens) {
         fact('above_null', asPercent(trust.above_null), 'of the words, z above 3', limit('above_null')),
         fact('stability', trust.stability === null ? 'not known' : asPercent(Math.max(0, trust.stability)), found.seeds < 2 ? 'train a second seed to know' : found.seeds + ' seeds compared', limit('stability')),
         fact('echo', asPercent(trust.echo), trust.echo === null ? 'the start was not kept' : 'of the words are still the start’s'),
-        fact('change', asPercent(trust.retention_of_change), trust.retention_of_change === null ? 'training changed too little to say' : 'by the nearest words'),
+        fact('change', asPercent(trust.retention_of_change), trust.echo === null ? 'the start was not kept' : trust.retention_of_change === null ? 'training changed too little to say' : 'by the nearest words'),
       );
       const right = make('div', 'sp-rd-why');
       right.append(make('p', 'sp-rd-sentence', trust.sentence), facts);
@@ -167,8 +168,7 @@ function makeReadings(root, onPick, onTokens) {
     }
     if (under.length) parts.push(progress(under));
     else if (missing.length) parts.push(callToMeasure(missing));
-    const failed = item('ladder').stage === 'failed' && item('ladder').reason;
-    if (failed) parts.push(make('p', 'sp-rd-wrong', failed));
+    if (item('ladder').stage === 'failed') parts.push(make('p', 'sp-rd-wrong', item('ladder').reason), button('Try again', () => start(['ladder']), 'is-quiet'));
     return parts;
   }
 
@@ -200,17 +200,18 @@ function makeReadings(root, onPick, onTokens) {
       place.append(said);
     },
     tokens(place, { tokens: found, attributions, attention }) {
-      const count = Math.max(...found.ablations.map((a) => a.index)) + 1;
-      const panels = Object.keys(LEFT_OUT).map((way) => {
+      const count = found ? Math.max(...found.ablations.map((a) => a.index)) + 1 : (attributions?.attribution || attention.by_token).length;
+      const panels = !found ? [] : Object.keys(LEFT_OUT).map((way) => {
         const of = found.ablations.filter((a) => a.way === way).sort((a, b) => a.index - b.index);
         return { title: LEFT_OUT[way], note: 'nats a row', group: 'loss', values: of.map((a) => a.delta), low: of.map((a) => a.low), high: of.map((a) => a.high) };
       });
       if (attributions?.is_complete) panels.push({ title: 'Integrated gradients', note: 'add up within ' + asPercent(attributions.error, 1), group: 'gradient', values: attributions.attribution });
       if (attention) panels.push({ title: 'Share of attention', note: 'mean of heads', group: 'attention', values: attention.by_token });
-      place.columns = figure(place, 'What each virtual token does', columns(panels, count, { picked: () => picked, onPick }));
+      if (panels.length) place.columns = figure(place, 'What each virtual token does', columns(panels, count, { picked: () => picked, onPick }));
       if (attributions && !attributions.is_complete) note(place, 'Integrated gradients miss their sum by ' + asPercent(attributions.error) + ' after ' + attributions.steps + ' steps, so they are not shown as a ranking.', 'is-warning');
       if (!attributions && item('attributions')?.reason) note(place, 'Integrated gradients: ' + item('attributions').reason);
-      note(place, 'Added loss on ' + found.rows + ' test rows with 95 % intervals. Choose a column to select its token in table and map.');
+      note(place, found ? 'Added loss on ' + found.rows + ' test rows with 95 % intervals. Choose a column to select its token in table and map.'
+        : 'Leaving tokens out: ' + (item('tokens').reason || 'not measured.'));
     },
     cumulative(place, { tokens: found }) {
       const { cumulative, order } = found;
@@ -310,7 +311,7 @@ function makeReadings(root, onPick, onTokens) {
     if (drawn.get(card) === mark) return;
     drawn.set(card, mark);
     place.replaceChildren();
-    const has = Boolean(doc(first));
+    const has = Boolean(doc(first)) || (card === 'tokens' && now.stage === 'failed' && names.some(doc));
     cards.get(card).querySelector('.sp-in-tools').hidden = !has;
     if (has) show[card](place, found);
     else if (state.reason) note(place, state.reason);
@@ -366,7 +367,12 @@ function makeReadings(root, onPick, onTokens) {
     saveFile(found.name, new Blob([found.text], { type: found.name.endsWith('.html') ? 'text/html' : 'text/plain' }));
   }
 
-  const openPair = () => start([pairName()]).then(() => cards.get('pair').scrollIntoView({ block: 'nearest' }));
+  async function openPair() {
+    const answer = await ask(server.study, { run, names: [pairName()] });
+    if (answer && answer.error) return complain(answer.error, 'pair');
+    await load();
+    cards.get('pair').scrollIntoView({ block: 'nearest' });
+  }
   root.querySelector('[data-do=pair]').addEventListener('click', openPair);
   root.querySelector('[data-do=twin]').addEventListener('click', async () => {
     const answer = await ask(server.study, { run, names: ['twin:' + text.value.trim()] });
@@ -375,6 +381,17 @@ function makeReadings(root, onPick, onTokens) {
   });
   other.addEventListener('change', load);
 
+  // Another tab asks for two prompts side by side by opening the run here and sending the window event 'sp-pair' with
+  // detail {run, other}; before or after the run is shown.
+  let wanted = null;
+  function answerPair() {
+    if (!wanted || wanted.run !== run || ![...other.options].some((option) => option.value === wanted.other)) return;
+    other.value = wanted.other;
+    wanted = null;
+    openPair();
+  }
+  window.addEventListener('sp-pair', (event) => { if (element.isConnected) { wanted = event.detail; answerPair(); } });
+
   return {
     show(id) {
       if (id !== run) { run = id; state = null; docs.clear(); drawn.clear(); shownHeader = ''; header.replaceChildren(make('p', 'sp-rd-sentence', 'Looking for what has been measured…')); }
@@ -382,11 +399,11 @@ function makeReadings(root, onPick, onTokens) {
     },
     pick(index) {
       picked = index;
-      body('tokens').columns?.paint();
+      const host = body('tokens').columns, hadFocus = host?.contains(document.activeElement);
+      host?.paint();
+      if (hadFocus) host.querySelector('[tabindex="0"]')?.focus({ preventScroll: true });
       if (state) fillCard('attention');
     },
-    // Another tab may ask for two prompts side by side: window event 'sp-pair' with detail {run, other}.
-    pair(id) { if ([...other.options].some((option) => option.value === id)) { other.value = id; openPair(); } },
     report: () => file(server.report, {}),
   };
 }

@@ -90,7 +90,7 @@ class Effect:
         labels = self.tokens.label_ids
         rows = [Row(e.context, (labels[e.label], labels[(e.label + 1) % len(labels)])) for e in self.examples[:8]]
         start = embedding_table(self.base)[:4][None].to(self.base.device)
-        return choose_layout(self.base, start, [rows], longest_tokens=self.tokens.longest_tokens + 64).name
+        return choose_layout(self.base, start, [rows], longest_tokens=self.tokens.longest_tokens + 1_000).name
 
     def check_stop(self) -> None:
         """Raises evaluation.Cancelled when the caller has asked to stop."""

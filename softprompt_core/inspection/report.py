@@ -49,6 +49,7 @@ WAYS = {
     "mean": "Replaced by the mean word: added loss",
 }
 MOST_TABLE_ROWS = 400
+LONG = 16
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1d25; --quiet: #5f6777; --line: #d5d9e0; --paper: #ffffff; --wash: #f3f5f8;
   --accent: #0f766e; --near: #c2410c; --warn: #9a3412; }
@@ -62,9 +63,11 @@ h1 { font-size: 24px; margin: 0; } h2 { font-size: 18px; margin: 34px 0 6px; } p
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 8px 18px; margin: 10px 0; }
 dt { color: var(--quiet); font-size: 12px; } dd { margin: 0; font-weight: 600; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0; border-top: 1px solid var(--line); }
-th { color: var(--quiet); font-weight: 500; border: 0; }
-svg { display: block; width: 100%; height: auto; margin: 10px 0; }
+th, td { text-align: left; vertical-align: top; padding: 4px 14px 4px 0; border-top: 1px solid var(--line);
+  overflow-wrap: normal; }
+td.long { min-width: 210px; overflow-wrap: anywhere; }
+th { color: var(--quiet); font-weight: 500; border: 0; white-space: nowrap; }
+svg { display: block; width: 100%; min-width: 500px; max-width: 760px; height: auto; margin: 10px 0; }
 summary { cursor: pointer; color: var(--quiet); font-size: 13px; } q { background: var(--wash); padding: 2px 6px; }
 .warn { border-left: 3px solid var(--warn); padding: 6px 12px; background: var(--wash); }
 svg text { fill: var(--ink); font-size: 13px; } svg .q { fill: var(--quiet); font-size: 12px; }
@@ -125,6 +128,7 @@ def _trust(found: Document) -> str:
     score = "–" if found["score"] is None else f"{found['score']:.0f}<small> / 100</small>"
     limiting = f", limited by: {_text(TERMS[found['limiting']])}" if found["limiting"] in TERMS else ""
     band = f"<p><b>{_text(BANDS.get(found['band'], 'Not measured'))}</b>{limiting}</p>"
+    found = {**found, "stability": None if found["stability"] is None else max(0.0, found["stability"])}
     low = "" if found["retention_low"] is None else f" (at least {_percent(found['retention_low'])})"
     terms = [
         (name, _percent(found[key]) + (low if key == "retention" else "")) for key, name in TERMS.items()
@@ -139,8 +143,10 @@ def _trust(found: Document) -> str:
 def _words(tokens: Sequence[Document]) -> str:
     rows = [
         [
-            token["index"] + 1, ", ".join(f"{n['token']} {n['score']:.2f}" for n in token["neighbours"]), token["z"],
-            token["norm_percentile"], "" if token["echo"] is None else "echoes the start" if token["echo"] else "new",
+            token["index"] + 1, ", ".join(f"{n['token']} {n['score']:.2f}" for n in token["neighbours"]),
+            "" if token["z"] is None else f"{token['z']:.1f}",
+            "" if token["norm_percentile"] is None else f"{token['norm_percentile']:.0f}",
+            "" if token["echo"] is None else "echoes the start" if token["echo"] else "new",
         ]
         for token in tokens
     ]
@@ -155,11 +161,16 @@ def _words(tokens: Sequence[Document]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     top = "".join(f"<th>{_text(name)}</th>" for name in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_figure(cell)}</td>" for cell in row) + "</tr>" for row in rows[:MOST_TABLE_ROWS]
+        "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows[:MOST_TABLE_ROWS]
     )
     more = len(rows) - MOST_TABLE_ROWS
     left = f'<p class="quiet">{more:,} more rows are in the CSV and JSON files.</p>' if more > 0 else ""
     return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>{left}'
+
+
+def _cell(value: Any) -> str:
+    kind = ' class="long"' if isinstance(value, str) and len(value) > LONG else ""
+    return f"<td{kind}>{_figure(value)}</td>"
 
 
 def _tables(reading: str, found: Document) -> str:
@@ -176,7 +187,8 @@ def _tables(reading: str, found: Document) -> str:
 
 def _svg(height: float, marks: Iterable[str], *, label: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{_text(label)}">{"".join(marks)}</svg>'
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{_text(label)}">'
+        f'{"".join(marks)}</svg></div>'
     )
 
 
@@ -242,7 +254,9 @@ def _tokens(found: Document) -> str:
         parts.append(_columns(title, *([a[key] for a in of] for key in ("delta", "low", "high"))))
     kept = [c["accuracy"] for c in found["cumulative"]]
     order = found["order"]
-    said = f"A shuffle of the tokens costs {_percent(order['loss_of_accuracy'])} of accuracy on average."
+    lost = order["loss_of_accuracy"]
+    costs = f"costs {_percent(lost)} of accuracy on average" if lost > 0 else "costs no accuracy"
+    said = f"Shuffling the tokens {costs} ({len(order['shuffled'])} shuffles)."
     parts.append(_curve("Accuracy with only the most needed tokens left, from none to all", kept))
     return "".join(parts) + f"<p>{_text(said)}</p>"
 

@@ -18,7 +18,7 @@ from softprompt_core.records import Checkpoint, EndRecord, FloatArray, LogRecord
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 if TYPE_CHECKING:
-    from softprompt_core.training import Control
+    from softprompt_core.control import Control
 
 FLUSH_SECONDS = 0.25
 PASS_ROWS = 256

@@ -81,7 +81,7 @@ class ThreadRunner:
         self._pause(run_id, False)
 
     def _pause(self, run_id: str, is_paused: bool) -> None:
-        from softprompt_core.training import Control
+        from softprompt_core.control import Control
 
         self._store.ask_to_pause(run_id, is_paused=is_paused)   # whoever works on it hears within a second
         with self._changed:
@@ -91,7 +91,7 @@ class ThreadRunner:
 
     def stop(self, run_id: str) -> bool:
         """Whether the run was queued or at work, here or in another process, and has been asked to stop."""
-        from softprompt_core.training import Control
+        from softprompt_core.control import Control
 
         with self._changed:
             for jobs in self._waiting.values():
@@ -156,7 +156,7 @@ class ThreadRunner:
                     self._working.pop(device, None)
 
     def _run(self, job: _Job) -> None:
-        from softprompt_core.training import Control
+        from softprompt_core.control import Control
 
         if not job.run_ids or not self._store.claim(job.run_ids, owner=self._owner):
             return
@@ -171,7 +171,7 @@ class ThreadRunner:
 
         Not those that have ended before and wait to be resumed, or that another process goes on with.
         """
-        from softprompt_core.training import Control
+        from softprompt_core.control import Control
 
         reason = f"A fault in the program ended the run ({type(error).__name__}); the log has the details."
         for run_id in job.run_ids:

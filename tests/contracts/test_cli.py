@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,32 @@ def test_what_was_not_computed_is_null(documents, trained):
 def test_inspect_takes_every_metric_and_correction(documents, trained, metric, correction):
     found = documents("inspect", trained.run_id, "--metric", metric, "--correction", correction, "--top", 2)
     assert all(len(token["neighbours"]) == 2 for token in found["tokens"])
+
+
+def test_readings_come_with_the_document_and_are_kept_and_the_report_is_one_page(command, trained, tmp_path):
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.runs_dir, runs)
+    page = tmp_path / "report.html"
+    made = command("inspect", trained.run_id, "--readings", "signature", "--report", page, "--json", "--runs-dir", runs)
+    assert made.code == 0, made.stderr
+    found = made.document["readings"]
+    assert {name for name, reading in found.items() if reading} == {"signature"}
+    again = command("inspect", trained.run_id, "--json", "--runs-dir", runs).document["readings"]
+    assert again == found
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "What it makes the model say" in text
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--readings", "sense"], "allowed are all, ladder, signature"),
+    (["--readings", ","], "allowed are all or some of"),
+    (["--report", "/nowhere/at/all.html"], "Name another file"),
+])
+def test_inspect_refuses_readings_that_do_not_exist_and_places_that_cannot_be_written(command, trained, flags, words):
+    done = command("inspect", trained.run_id, *flags, "--runs-dir", trained.runs_dir)
+    assert done.code == 2
+    assert words in done.stderr
 
 
 def test_eval_document_has_the_promised_keys_and_trainings_figures(documents, trained):

@@ -5,10 +5,10 @@ import torch
 
 from softprompt_core import training
 from softprompt_core.config import TrainConfig
+from softprompt_core.control import Control
 from softprompt_core.jobs.execute import execute, passes
 from softprompt_core.records import EndRecord, Snapshot, StepRecord
 from softprompt_core.store import Store
-from softprompt_core.training import Control
 
 
 @pytest.fixture

@@ -144,8 +144,7 @@ def test_tables_pictures_and_report_can_be_taken_away(page: Page, app: App, rows
 
 
 def test_two_prompts_stand_side_by_side(page: Page, app: App, rows_csv: Path) -> None:
-    first = planted(app.store, rows_csv)
-    planted(app.store, rows_csv, seed=1)
+    first, second = planted(app.store, rows_csv), planted(app.store, rows_csv, seed=1)
     view = opened(page, app)
     card = view.locator("[data-card=pair]")
     expect(card.get_by_role("combobox")).to_be_enabled()
@@ -154,6 +153,17 @@ def test_two_prompts_stand_side_by_side(page: Page, app: App, rows_csv: Path) ->
     expect(card).to_contain_text("Matched tokens", timeout=SLOW)
     expect(card).to_contain_text("1 ␣late ↔ 1 ␣late 1.00")
     expect(card.locator("svg").nth(1)).to_contain_text("along the line")
+
+    planted(app.store, rows_csv, seed=2)        # the newest run, which the page shows first
+    view = opened(page, app)
+    expect(card).not_to_contain_text("Matched tokens")
+    page.evaluate(
+        "pair => window.dispatchEvent(new CustomEvent('sp-pair', {detail: pair}))", {"run": second, "other": first}
+    )
+    page.locator("#inspect-run input").click()
+    page.get_by_role("option").filter(has_text=second[-4:]).first.click()
+    expect(card).to_contain_text("Matched tokens", timeout=SLOW)
+    expect(card.get_by_role("combobox")).to_have_value(first)
 
 
 # ------------------------------------------------- without a browser
