@@ -524,6 +524,9 @@ def _show_inspect(document: dict[str, Any]) -> None:
         words = "  ".join(f"{n['token']} {n['score']:.2f}" for n in token["neighbours"][:5])
         z = "" if token["z"] is None else f"z {token['z']:.1f}"
         print(f"{token['index'] + 1:>4}  {z:<8}{'echo' if token['echo'] else '':<6}{words}")
+    for name, reading in document["readings"].items():
+        if reading and "reason" in reading:
+            print(f"{name}: {reading['reason']}")
     trust = document["trust"]
     print(("" if trust["score"] is None else f"Trust {trust['score']:.0f} of 100. ") + trust["sentence"])
 

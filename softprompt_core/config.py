@@ -102,7 +102,7 @@ class TrainConfig(BaseModel):
         1, ge=1, le=1_024, title="accumulation", description="Batches that make one optimiser step together."
     )
     optimizer: Optimizer = Field("adamw", title="optimiser", description="adamw, or adafactor as Lester et al.")
-    lr: float = Field(0.03, gt=0, le=100, title="learning rate", description="Its peak, after the warm-up.")
+    lr: float = Field(0.03, gt=0, le=100, title="learning rate", description="Its peak; left out, the method's usual.")
     schedule: Schedule = Field("linear", title="schedule", description="Of the learning rate after warm-up.")
     warmup: float = Field(0.05, ge=0, le=1, title="warm-up", description="Share of the steps.")
     weight_decay: float = Field(
