@@ -1,5 +1,6 @@
 # make app   set up once, then start the page on http://127.0.0.1:7860
-# make test  set up once (a browser included), then lint, types and every test but the slow ones
+# make test  set up once (a browser included), then lint, types and every test but the slow ones; the browser's
+#            by themselves, for they wait on the page's clocks
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,8 @@ app: $(VENV)/.installed
 	$(BIN)/python app.py $(ARGS)
 
 test: $(VENV)/.installed-dev $(VENV)/.browser lint
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/ui $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" tests/ui
 
 test-slow: $(VENV)/.installed-dev $(VENV)/.browser
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "model"
 _LOCK = threading.RLock()
+_BUILDING = threading.Lock()
+"""Held while transformers builds a model: meanwhile it puts other functions in place of its own for the whole process,
+and two at once leave them there, after which no model with tied weights loads any more."""
 _LOCKS: dict[tuple[str, ...], threading.RLock] = {}
 _MODELS: dict[tuple[str, str, str], BaseModel] = {}
 _TOKENIZERS: dict[str, Any] = {}
@@ -263,7 +266,8 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> BaseModel:
         raise UserError(_not_loadable(name, "configuration", error)) from None
     kind: Any = AutoModelForSeq2SeqLM if getattr(config, "is_encoder_decoder", False) else AutoModelForCausalLM
     try:
-        module, found = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
+        with _BUILDING:
+            module, found = kind.from_pretrained(place, dtype=dtype, use_safetensors=True, output_loading_info=True)
     except Exception as error:
         raise UserError(_not_loadable(name, "model", error)) from None
     _check_complete(module, set(found["missing_keys"]), name)

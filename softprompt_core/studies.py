@@ -35,7 +35,7 @@ SAME = ("model", "data", "text_column", "label_column", "template", "init", "ini
 """Settings in which runs of other seeds must agree to speak for a reading's stability."""
 Stage = Literal["waiting", "working", "done", "failed", "cancelled"]
 UNDER_WAY = ("waiting", "working")
-log = logging.getLogger("softprompt.readings")
+log = logging.getLogger("softprompt.app")
 
 
 @dataclass
@@ -280,7 +280,8 @@ def keep_twin(store: Store, run_id: str) -> str:
     Raises UserError when no twin was made.
     """
     vectors, config = twin_prompt(store, run_id), store.config(run_id)
-    changes = {"name": f"wayward twin of {store.run(run_id).name}"[:100], "init": "random", "init_text": None}
+    # another start than the run's own, so that a twin never speaks for the stability of its words
+    changes = {"name": f"wayward twin of {store.run(run_id).name}"[:100], "init": "from_run", "init_run": run_id}
     made = store.create(config.with_changes(**changes), status="running")
     snapshot = Snapshot(made, config.steps, vectors, "selected")
     store.append([StartRecord(made, store.facts(run_id)), snapshot, EndRecord(made, "done", "A wayward twin.", {})])

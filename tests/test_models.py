@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 
 import pytest
 import torch
@@ -20,6 +21,27 @@ from softprompt_core.models import (
 
 def test_a_model_is_loaded_once_and_shared():
     assert load_model("bundled") is load_model("bundled", device="cpu", dtype="fp32")
+
+
+def test_different_models_can_be_loaded_at_once(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder in folders:
+        shutil.copytree(BUNDLED_FOLDER, folder)
+    found, ready = {}, threading.Barrier(len(folders))
+
+    def load(folder):
+        ready.wait()
+        try:
+            found[folder] = load_model(str(folder)).name
+        except UserError as error:
+            found[folder] = str(error)
+
+    threads = [threading.Thread(target=load, args=(folder,)) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {folder: str(folder) for folder in folders}
 
 
 def test_a_loaded_model_is_frozen_and_in_evaluation_mode():

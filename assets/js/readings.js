@@ -148,7 +148,7 @@ function makeReadings(root, onPick, onTokens) {
       if (trust.score !== null) { const dot = make('i'); dot.style.left = trust.score + '%'; scale.append(dot); }
       score.append(scale);
       const facts = make('dl', 'sp-rd-facts');
-      const limit = (name) => trust.limiting === name;
+      const limit = (name) => trust.score !== null && trust.limiting === name;
       const between = retention.low === null ? '' : '95 %: ' + asPercent(retention.low) + ' to ' + asPercent(retention.high);
       facts.append(
         fact('retention', asPercent(retention.value), between || 'of the gain over random words', limit('retention')),

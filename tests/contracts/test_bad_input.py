@@ -184,7 +184,7 @@ def test_all_mistakes_of_the_settings_are_told_at_once(refused):
         ("", ["not valid JSON"]),
         ('{"steps": ' + "9" * 5_000 + "}", ["not valid JSON"]),
         ("[1, 2]", ["list", "object"]),
-        ('{"epochs": 3, "rate": 1}', ["unknown settings", "epochs, rate", "steps"]),
+        ('{"cycles": 3, "rate": 1}', ["unknown settings", "cycles, rate", "steps"]),
         ('{"steps": 0}', ["steps", "at least 1"]),
         ('{"lr": NaN}', ["learning rate"]),
         ('{"lr": null}', ["learning rate"]),

@@ -21,6 +21,7 @@ def test_pez_gives_listed_words_no_worse_than_where_it_began(studied, vocabulary
     assert [s.step for s in seen] == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_a_wayward_twin_spells_the_decoy_and_keeps_its_effect(studied, vocabulary, ten_words):
     decoy = ten_words[:4]
     twin, seen = result(wayward_twin(studied.effect, studied.prompt, decoy, steps=150))

@@ -199,6 +199,7 @@ def test_check_says_what_a_run_will_be_until_a_setting_changes(page: Page, app: 
     open_ready(page, app)
     before = len(app.store.runs())
     pick(page, "preset", "Quick look")      # its settings in the fold, which is closed, count as well
+    expect(page.locator("#train-steps input").first).to_have_value("100")
     set_number(page, "lr", 5)
     page.locator("#train-check").click()
     report = page.locator("#train-report")
