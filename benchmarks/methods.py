@@ -81,7 +81,8 @@ def main() -> None:
             if arm not in found:
                 values = {
                     "data": str(options.data_root / task), "model": options.model, "steps": options.steps,
-                    "device": options.device, "shots": 0 if "few_shot" in found else SHOTS, **ARMS[arm],
+                    "device": options.device, "eval_every": max(1, options.steps // 3),
+                    "shots": 0 if "few_shot" in found else SHOTS, **ARMS[arm],
                 }
                 found |= measure(arm, values, seeds=options.seeds)
                 if options.json:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from softprompt_core import operations
+from softprompt_core import operations, studies
 from softprompt_core.config import config_from_json, parse_compare, parse_config
 from softprompt_core.errors import UserError
 from softprompt_core.store import Store
@@ -69,9 +69,9 @@ def build(context: Context) -> None:
         return {"group_id": store.run(run_ids[0]).group_id, "run_ids": run_ids}
 
     def inspect(run_id: str, top: int = 10, metric: str = "cosine", correction: str = "none") -> dict:
-        """The words nearest to each virtual token, and how far to trust them."""
-        switches = {"top": _whole(top, "top", low=1), "metric": metric, "correction": correction}
-        return operations.inspect_run(store, _text(run_id, "run_id"), **switches)
+        """The words nearest to each virtual token, and how far to trust them; with the readings kept with the run."""
+        switches: dict[str, Any] = {"top": _whole(top, "top", low=1), "metric": metric, "correction": correction}
+        return studies.inspection_with_readings(store, _text(run_id, "run_id"), **switches)
 
     def predict(run_id: str, texts: list) -> list:
         """A label with scores for each text."""
