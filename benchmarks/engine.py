@@ -114,6 +114,7 @@ def main() -> int:
     result["short_of_goal"] = short_of_goal(result)
     print("\n".join(table(result)))
     if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
         path = options.output / f"engine-{device.type}.json"
         path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return 1 if result["short_of_goal"] else 0
