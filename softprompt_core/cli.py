@@ -32,9 +32,13 @@ from softprompt_core.environment import default_runs_dir, prepare_environment
 from softprompt_core.errors import UserError
 from softprompt_core.operations import KEPT_IN_FORKS
 from softprompt_core.presets import list_presets, load_preset
+from softprompt_core.sources import with_absolute_paths
 from softprompt_core.store import Store
 
-BASELINES = {"hand_written": "hand-written prompt", "few_shot": "few-shot prompt", "majority": "majority class"}
+BASELINES = {
+    "hand_written": "hand-written prompt", "no_prompt": "no prompt", "few_shot": "few-shot prompt",
+    "majority": "majority class",
+}
 FIGURES = {
     "train_loss": "training loss", "eval_loss": "test loss", "eval_accuracy": "test accuracy",
     "eval_macro_f1": "test macro-F1", "selected_step": "selected step", "seconds": "seconds",
@@ -226,7 +230,7 @@ def _train(options: argparse.Namespace, store: Store) -> dict[str, Any]:
         options.show = _show_preflight
         return preflight(config, store=store, may_load=True).document()
     check(config, store)
-    return _train_document(store, store.create(config))
+    return _train_document(store, store.create(with_absolute_paths(config)))
 
 
 def _resume(options: argparse.Namespace, store: Store) -> dict[str, Any]:
@@ -278,7 +282,7 @@ def _compare(options: argparse.Namespace, store: Store) -> dict[str, Any]:
     )
     arms = comparison.arms()
     check(next((arm for arm in arms if arm.init == "from_run"), arms[0]), store)
-    run_ids = store.create_group(arms)
+    run_ids = store.create_group([with_absolute_paths(arm) for arm in arms])
     _train_here(store, run_ids)
     infos = [store.run(run_id) for run_id in run_ids]
     if all(info.status == "failed" for info in infos):

@@ -11,9 +11,11 @@ from softprompt_core.config import METHOD_LR, PROMPT_METHODS, TrainConfig, parse
 from softprompt_core.environment import default_runs_dir
 from softprompt_core.errors import UserError
 from softprompt_core.records import ENDED, EndRecord, FloatArray, LogRecord, RunInfo, Snapshot, StartRecord
+from softprompt_core.sources import with_absolute_paths
 from softprompt_core.store import Store
 
 if TYPE_CHECKING:
+    from softprompt_core.data import Task
     from softprompt_core.methods import Lead
     from softprompt_core.models import BaseModel
     from softprompt_core.preflight import Preflight
@@ -75,6 +77,8 @@ def prepare_resume(store: Store, run_id: str, *, steps: int | None = None) -> Tr
     steps: how many it is to have in all; left out, as many as it was to have. Raises UserError, with nothing changed,
     when it cannot go on.
     """
+    from softprompt_core.data import load_task
+
     info, config = store.run(run_id), store.config(run_id)
     if info.status not in ENDED:
         raise UserError(f"Run {run_id!r} is {info.status} already. Stop it before you resume it.")
@@ -98,9 +102,20 @@ def prepare_resume(store: Store, run_id: str, *, steps: int | None = None) -> Tr
                 f"Name a larger number, such as {2 * reached}, to train it on."
             )
     check(config)
+    _require_same_data(store, run_id, load_task(config))
     if steps is not None:
         store.change_config(run_id, config)
     return config
+
+
+def _require_same_data(store: Store, run_id: str, task: Task) -> None:
+    """Raises UserError when the data of a run is no longer what it was trained on."""
+    trained_on = store.facts(run_id).get("data_hash")
+    if trained_on and task.fingerprint != trained_on:
+        raise UserError(
+            f"The data of run {run_id!r} ({task.name}) is no longer what it was trained on. Put it back; or name other "
+            "data with 'eval --data', or fork the run to train on with it."
+        )
 
 
 def fork_config(store: Store, run_id: str, *, step: int, changes: Mapping[str, Any]) -> TrainConfig:
@@ -146,7 +161,7 @@ def fork(
     check(config)
     from softprompt_core.running import fork_of
 
-    new = store.create(config, status="stopped")
+    new = store.create(with_absolute_paths(config), status="stopped")
     store.append([
         fork_of(saved, new, keeps_optimizer=keeps_optimizer),
         LogRecord(run_id, "info", f"forked after step {saved.step} as run {new}"),
@@ -171,11 +186,20 @@ def preflight(config: TrainConfig, *, store: Store | None = None, may_load: bool
 
 
 def base_of(store: Store, run_id: str) -> BaseModel:
-    """The frozen model a run was trained on, loaded or already in memory."""
+    """The frozen model a run was trained on, loaded or already in memory.
+
+    Raises UserError when another model lies where it lay.
+    """
     from softprompt_core.models import load_model
 
-    config = store.config(run_id)
-    return load_model(config.model, device=config.device, dtype=config.dtype)
+    config, trained_on = store.config(run_id), store.facts(run_id).get("model_revision")
+    base = load_model(config.model, device=config.device, dtype=config.dtype)
+    if trained_on and base.revision != trained_on:
+        raise UserError(
+            f"The model at {config.model!r} is not the one that run {run_id!r} was trained on (now {base.revision}; "
+            f"it was {trained_on}): what it says with this prompt means nothing. Put that model back, or train again."
+        )
+    return base
 
 
 def learned(store: Store, run_id: str) -> tuple[BaseModel, Lead]:
@@ -222,6 +246,8 @@ def evaluate_run(store: Store, run_id: str, *, data: str | None = None) -> dict[
     labels, _ = labels_of(store, run_id)
     is_own = data is None or data == config.data
     task = load_task(config) if is_own else load_evaluation_task(config, data=str(data), labels=labels)
+    if is_own:
+        _require_same_data(store, run_id, task)
     tokens = tokenise(
         task, base.tokenizer, config, context=base.context, is_encoder_decoder=base.is_encoder_decoder
     )
@@ -319,7 +345,7 @@ def import_folder(store: Store, path: Path, *, model: str | None = None, name: s
     config = parse_config(values | {"name": name or f"imported · {path.name}"[:80]})
     base = load_model(config.model, device=config.device, dtype=config.dtype)
     check_fits(found.prompt, base)
-    run_id = store.create(config, status="running")
+    run_id = store.create(with_absolute_paths(config), status="running")
     facts = {
         "labels": found.facts.get("labels"), "text_column": found.facts.get("text_column"),
         "is_encoder_decoder": base.is_encoder_decoder,

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from softprompt_core.config import BUNDLED_MODEL, TrainConfig
 from softprompt_core.errors import UserError
 
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "assets" / "data"
@@ -27,6 +28,16 @@ def list_bundled() -> list[str]:
     if not BUNDLED_FOLDER.is_dir():
         return []
     return sorted(p.name for p in BUNDLED_FOLDER.iterdir() if (p / "train.csv").is_file())
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The same settings with local folders and files named in full, so that they mean the same from anywhere."""
+    changes = {
+        key: os.path.abspath(os.path.expanduser(value))
+        for key, value, ours in (("model", config.model, [BUNDLED_MODEL]), ("data", config.data, list_bundled()))
+        if value not in ours and os.path.exists(os.path.expanduser(value))
+    }
+    return config.model_copy(update=changes)
 
 
 def read_splits(name: str) -> dict[str, Rows]:

@@ -184,3 +184,30 @@ def test_command_of_a_run_gives_its_settings_again(changes):
     assert words[:2] == ["softprompt", "train"]
     options: argparse.Namespace = cli._parser().parse_args(words[1:])
     assert parse_config(cli._given(options)) == config
+
+
+def test_local_paths_are_kept_in_full(tmp_path, monkeypatch, command):
+    (tmp_path / "mail.csv").write_text("text,label\n" + "late,bad\nearly,good\n" * 20)
+    monkeypatch.chdir(tmp_path)
+    assert command("train", "--data", "mail.csv", "--steps", 1, "--runs-dir", "runs").code == 0
+    (info,) = Store(tmp_path / "runs").runs()
+    assert info.config["data"] == str(tmp_path / "mail.csv")
+    assert info.config["model"] == "bundled"
+
+
+def test_changed_data_is_neither_tested_nor_trained_on(tmp_path, command):
+    data, runs = tmp_path / "mail.csv", tmp_path / "runs"
+    data.write_text("text,label\n" + "late,bad\nearly,good\n" * 20)
+    assert command("train", "--data", data, "--steps", 1, "--runs-dir", runs).code == 0
+    (info,) = Store(runs).runs()
+    data.write_text("text,label\n" + "soon,bad\nnever,good\n" * 20)
+    for given in (("eval", info.run_id), ("resume", info.run_id, "--steps", 3)):
+        refused = command(*given, "--runs-dir", runs)
+        assert (refused.code, "no longer what it was trained on" in refused.stderr) == (2, True)
+    assert Store(runs).run(info.run_id).status == "done"
+
+
+def test_another_model_in_the_place_of_the_runs_own_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(Store, "facts", lambda store, run_id: {"model_revision": "another"})
+    with pytest.raises(UserError, match="is not the one that run"):
+        operations.base_of(trained.store, trained.run_id)

@@ -320,7 +320,7 @@ function makeReadings(root, onPick, onTokens) {
       else note(place, now.stage === 'waiting' ? 'Waiting for its turn.' : 'Measuring: ' + asPercent(now.share) + '.');
     } else if (now.stage === 'failed') note(place, now.reason, 'is-warning');
     else if (card === 'pair' && !state.others.length) note(place, 'There is no other run on this model yet. Train one, with another seed or start, to set it beside this one.');
-    else if (card !== 'pair' && card !== 'twin') note(place, now.stage === 'cancelled' ? 'Cancelled. Press “Measure the rest” above to go on.' : 'Not measured yet. Press “Measure what it does” above.');
+    else if (card !== 'pair' && card !== 'twin') note(place, now.stage === 'cancelled' ? 'Cancelled. Press “Measure the rest” above to go on.' : 'Not measured yet. Press the measure button above.');
   }
 
   function paint() {

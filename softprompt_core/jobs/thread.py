@@ -11,6 +11,7 @@ from softprompt_core.config import TrainConfig
 from softprompt_core.errors import UserError
 from softprompt_core.jobs.execute import execute, new_owner, passes
 from softprompt_core.records import ENDED, EndRecord, LogRecord
+from softprompt_core.sources import with_absolute_paths
 from softprompt_core.store import HEARTBEAT_SECONDS, Store
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class ThreadRunner:
         """The ids of new runs, in order; they train together where their settings allow it."""
         if self._is_closed:
             raise UserError("The app is closing and starts nothing new. Start it again, then train.")
+        configs = [with_absolute_paths(config) for config in configs]
         run_ids = self._store.create_group(configs, owner=self._owner)
         self._enqueue(dict(zip(run_ids, configs, strict=True)))
         return run_ids
